@@ -1,0 +1,163 @@
+"""The nouns: flow, process, owner, outbound, decision. Values only, no behaviour that needs an OS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import ip_address
+from typing import NamedTuple
+
+TCP = 6
+"""IPPROTO_TCP, RFC 9293 and <netinet/in.h>."""
+UDP = 17
+"""IPPROTO_UDP, RFC 768 and <netinet/in.h>."""
+
+PROTOCOL_NAMES = {TCP: "tcp", UDP: "udp"}
+
+DIRECT = "direct"
+BLOCK = "block"
+DROP = "drop"
+BUILTIN_ACTIONS = (DIRECT, BLOCK, DROP)
+"""Actions that need no outbound; every other action is the name of an outbound."""
+
+
+def endpoint(address: bytes, port: int) -> str:
+    """Return `1.2.3.4:80` or `[2001:db8::1]:80` for a packed address (4 or 16 bytes)."""
+    text = str(ip_address(address))
+    return f"[{text}]:{port}" if len(address) == 16 else f"{text}:{port}"
+
+
+class FlowKey(NamedTuple):
+    """The 5-tuple, seen from this machine. Addresses are packed: 4 bytes (IPv4) or 16 (IPv6)."""
+
+    protocol: int
+    local: bytes
+    local_port: int
+    remote: bytes
+    remote_port: int
+
+    @property
+    def protocol_name(self) -> str:
+        return PROTOCOL_NAMES.get(self.protocol, str(self.protocol))
+
+    @property
+    def source(self) -> str:
+        return endpoint(self.local, self.local_port)
+
+    @property
+    def destination(self) -> str:
+        return endpoint(self.remote, self.remote_port)
+
+    def __str__(self) -> str:
+        return f"{self.protocol_name} {self.source} -> {self.destination}"
+
+
+class Grade(StrEnum):
+    """How sure an owner answer is, and if there is none, why."""
+
+    EXACT = "exact"
+    """The socket of this very flow; every candidate holds it."""
+    WILDCARD = "wildcard"
+    """An unconnected socket bound to the port; it is the only one."""
+    AMBIGUOUS = "ambiguous"
+    """Several sockets are equally likely; the candidates are their holders."""
+    UID_ONLY = "uid-only"
+    """The socket is known, its process is not; the uid is the socket's."""
+    CGROUP_ONLY = "cgroup-only"
+    """Only the control group of the socket is known."""
+    CLOSED = "closed"
+    """The socket is known and no process holds it any more."""
+    KERNEL = "kernel"
+    """The socket is alive and no process holds it: it belongs to the kernel, or is hidden."""
+    DENIED = "denied"
+    """Permission to look was refused, so a process may exist."""
+    ABSENT = "absent"
+    """No such socket."""
+
+
+class Process(NamedTuple):
+    """A process: (`pid`, `start`) is its identity, the rest is what it was when looked at.
+
+    `start` is for comparison only: on Linux clock ticks since boot (proc(5), stat field 22).
+    `path` is the executable, without the kernel's ` (deleted)` suffix, which `deleted` holds;
+    None where it is not readable. `uid` is the effective user of the process.
+    """
+
+    pid: int
+    start: int
+    path: str | None = None
+    uid: int | None = None
+    user: str | None = None
+    deleted: bool = False
+
+    @property
+    def name(self) -> str | None:
+        """The last component of the path, on Windows and POSIX alike."""
+        if self.path is None:
+            return None
+        return self.path.replace("\\", "/").rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds the local socket of a flow, and how sure that is.
+
+    `candidates` are all holders, the primary first and stable between look-ups. `uid` is the
+    socket's own, None if unknown. `cookie` is the kernel's number of the socket, never used twice
+    until reboot (sock_diag(7)). `resolved_at` is monotonic seconds; `lookup_us` microseconds.
+    """
+
+    grade: Grade
+    candidates: tuple[Process, ...] = ()
+    uid: int | None = None
+    user: str | None = None
+    cookie: int | None = None
+    backend: str = ""
+    resolved_at: float = 0.0
+    lookup_us: int = 0
+    detail: str = ""
+
+    @property
+    def process(self) -> Process | None:
+        """The one process to name, or None when there is none or naming one could be wrong."""
+        if self.grade in (Grade.EXACT, Grade.WILDCARD) and self.candidates:
+            return self.candidates[0]
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceOutbound:
+    """Leave by this interface and by no other (kill switch)."""
+
+    name: str
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableOutbound:
+    """Leave by this routing table; where it has no route the flow is refused (kill switch)."""
+
+    name: str
+    table: int
+
+
+@dataclass(frozen=True, slots=True)
+class MarkOutbound:
+    """Carry this fwmark and leave by whatever rules the administrator has for it."""
+
+    name: str
+    mark: int
+
+
+Outbound = InterfaceOutbound | TableOutbound | MarkOutbound
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What happens to a flow, and why. `rule` is None when a default decided."""
+
+    action: str
+    owner: Owner
+    rule: str | None = None
+    rule_file: str | None = None
+    why: str = ""
