@@ -1,0 +1,65 @@
+"""The fixtures; tests/conftest.py makes them known everywhere."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lab.world import World, open_world
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.lab.snapshot import Snapshot
+
+
+class SharedWorld:
+    """One world for many tests; made again after a test that left it changed."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._made: tuple[World, Snapshot] | None = None
+
+    def get(self) -> tuple[World, Snapshot]:
+        if self._made is None:
+            world = self._stack.enter_context(open_world())
+            self._made = world, world.client.snapshot()
+        return self._made
+
+    def discard(self) -> None:
+        self._made = None
+        self._stack.close()
+
+
+@pytest.fixture(scope="module")
+def shared_world() -> Iterator[SharedWorld]:
+    """Hold the world of a module; tests take `world`."""
+    shared = SharedWorld()
+    try:
+        yield shared
+    finally:
+        shared.discard()
+
+
+@pytest.fixture
+def world(shared_world: SharedWorld) -> Iterator[World]:
+    """Lend the module's world. The test must leave the client's network as it found it."""
+    world, before = shared_world.get()
+    world.forget()
+    try:
+        yield world
+        world.end_test()
+        changed = before.diff(world.client.snapshot())
+        assert not changed, "the test left the client changed:\n" + "\n".join(changed)
+    except BaseException:
+        shared_world.discard()
+        raise
+
+
+@pytest.fixture
+def own_world() -> Iterator[World]:
+    """Make a world for this test alone, which may do to it what it likes."""
+    with open_world() as made:
+        yield made
