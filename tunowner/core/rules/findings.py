@@ -1,0 +1,81 @@
+"""Collect everything that is wrong in the rule files, each with its place, never raising midway."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, NamedTuple
+
+from tunowner.errors import ConfigError, Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+SHOWN_LENGTH = 60
+"""Characters of a file's text that a message repeats; the place leads to the rest."""
+
+
+class Place(NamedTuple):
+    """Where something stands: the file (by its order among the sources), line and column from 1."""
+
+    order: int
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class BadValueError(Exception):
+    """One value is wrong; whoever knows its place turns this into a finding."""
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+
+class Findings:
+    """The findings of one load, in the order of the sources whatever the order of discovery."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[Place, Finding]] = []
+        self.unread = False
+        """A file could not be read at all, so what it defines is not known."""
+
+    def add(self, place: Place, code: str, message: str, hint: str = "") -> None:
+        finding = Finding(place.file, place.line, place.column, code, message, hint)
+        self._found.append((place, finding))
+
+    def add_missing(self, place: Place, code: str, message: str, hint: str = "") -> None:
+        """Add that something is defined nowhere, unless a file that cannot be read may define it."""
+        if not self.unread:
+            self.add(place, code, message, hint)
+
+    def add_bad(self, place: Place, bad: BadValueError) -> None:
+        self.add(place, bad.code, bad.message, bad.hint)
+
+    def all(self) -> tuple[Finding, ...]:
+        """Every finding, by file order, line and column."""
+        return tuple(finding for _, finding in sorted(self._found))
+
+    def raise_errors(self) -> None:
+        """Raise a `ConfigError` with all findings, warnings included, if one of them is an error."""
+        found = self.all()
+        if any(finding.severity == "error" for finding in found):
+            raise ConfigError(found)
+
+
+def quoted(text: str) -> str:
+    """Return the text in quotes, cut to `SHOWN_LENGTH` characters."""
+    short = text if len(text) <= SHOWN_LENGTH else text[: SHOWN_LENGTH - 3] + "..."
+    return f"'{short}'"
+
+
+def suggestion(word: str, known: Collection[str], what: str) -> str:
+    """Return a hint: the known word that was probably meant, else all of them."""
+    close = get_close_matches(word[:SHOWN_LENGTH], known, n=1, cutoff=0.7)
+    if close:
+        return f"did you mean {quoted(close[0])}?"
+    return f"known {what}: {', '.join(known)}" if known else f"no {what} are defined"

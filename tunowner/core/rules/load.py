@@ -1,0 +1,155 @@
+"""Rule files to a `RuleSet`, or to every finding of every file. Pure: it is given the text."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from tunowner.core.model import BUILTIN_ACTIONS, DIRECT
+
+from .findings import Findings, Place, quoted, suggestion
+from .matches import Matches
+from .nodes import Scalar, read
+from .outbounds import Outbounds
+from .ruleset import Rule, RuleSet
+from .sets import Sets
+from .shape import RULE_NAME, Shape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from .nodes import Node
+
+VERSION = 1
+_SECTIONS = ("defaults", "outbounds", "sets", "rules")
+
+
+def load(sources: Sequence[tuple[str, str]]) -> RuleSet:
+    """Load rule files, given as (file name, text) in the order in which their rules count.
+
+    The names are only repeated in findings. Raises `ConfigError` with every finding of every file;
+    nothing is loaded unless everything is right. No sources give a set that leaves all direct.
+    """
+    return _Loader(sources).load()
+
+
+class _Loader:
+    """One load. Sections are read kind by kind, since rules may use what a later file defines."""
+
+    def __init__(self, sources: Sequence[tuple[str, str]]) -> None:
+        self.findings = Findings()
+        self.shape = Shape(self.findings)
+        self.outbounds = Outbounds(self.shape)
+        self.sets = Sets(self.shape)
+        self.defaults: dict[str, str] = {}
+        self.defaults_at: Place | None = None
+        self.files = [self._file(*source, order) for order, source in enumerate(sources)]
+
+    def load(self) -> RuleSet:
+        for name, node in self._definitions("outbounds"):
+            self.outbounds.define(name, node)
+        for name, node in self._definitions("sets"):
+            self.sets.define(name, node)
+        self.sets.check()
+        for node in self._sections("defaults"):
+            self._read_defaults(node)
+        rules = self._rules()
+        self._warn(rules)
+        self.findings.raise_errors()
+        return RuleSet(
+            tuple(rules),
+            MappingProxyType(self.outbounds.defined),
+            self.defaults.get("when_unknown", DIRECT),
+            self.defaults.get("action", DIRECT),
+            self.findings.all(),
+        )
+
+    def _file(self, file: str, text: str, order: int) -> dict[str, Node]:
+        root = read(text, file, order, self.findings)
+        mapping = self.shape.mapping(root, "start with version: 1") if root else None
+        if mapping is None:
+            self.findings.unread = True
+            return {}
+        fields = self.shape.fields(mapping, "a rule file", ("version",), _SECTIONS)
+        self._check_version(fields.pop("version", None))
+        return fields
+
+    def _check_version(self, node: Node | None) -> None:
+        version = self.shape.scalar(node, "a number")
+        if version is not None and (version.value != VERSION or version.value is True):
+            message = f"version {quoted(version.text)} is not supported"
+            self.findings.add(version.place, "E013", message, f"write version: {VERSION}")
+
+    def _sections(self, name: str) -> Iterator[Node]:
+        return (fields[name] for fields in self.files if name in fields)
+
+    def _definitions(self, name: str) -> Iterator[tuple[Scalar, Node]]:
+        for section in self._sections(name):
+            yield from self.shape.definitions(section)
+
+    def _read_defaults(self, node: Node) -> None:
+        if self.defaults_at is not None:
+            message = "defaults are set twice"
+            self.findings.add(node.place, "E209", message, f"the first are at {self.defaults_at}")
+            return
+        self.defaults_at = node.place
+        mapping = self.shape.mapping(node, "write { action: direct }, for example")
+        if mapping is None:
+            return
+        fields = self.shape.fields(mapping, "defaults", (), ("action", "when_unknown"))
+        for key, value in fields.items():
+            action = self._action(value)
+            if action is not None:
+                self.defaults[key] = action
+
+    def _rules(self) -> list[Rule]:
+        matches = Matches(self.shape, self.sets)
+        first: dict[str, Place] = {}
+        nodes = (node for section in self._sections("rules") for node in self.shape.items(section))
+        rules = (self._rule(node, matches, first) for node in nodes)
+        return [rule for rule in rules if rule]
+
+    def _rule(self, node: Node, matches: Matches, first: dict[str, Place]) -> Rule | None:
+        mapping = self.shape.mapping(node, "write name:, match: and action:")
+        if mapping is None:
+            return None
+        fields = self.shape.fields(mapping, "a rule", ("name", "match", "action"), ())
+        name = self.shape.name(fields.get("name"), RULE_NAME)
+        if name is not None:
+            self._check_unique(name, fields["name"].place, first)
+        match = matches.compile(fields["match"]) if "match" in fields else None
+        action = self._action(fields.get("action"))
+        if name is None or match is None or action is None:
+            return None
+        return Rule(name, match, action, node.place)
+
+    def _check_unique(self, name: str, place: Place, first: dict[str, Place]) -> None:
+        if name in first:
+            message = f"rule {quoted(name)} is here twice"
+            self.findings.add(place, "E205", message, f"the first is at {first[name]}")
+        first.setdefault(name, place)
+
+    def _action(self, node: Node | None) -> str | None:
+        scalar = self.shape.scalar(node)
+        if scalar is None:
+            return None
+        known = (*BUILTIN_ACTIONS, *self.outbounds.names)
+        if scalar.text in known:
+            return scalar.text
+        message = f"{quoted(scalar.text)} is neither an action nor an outbound"
+        self.findings.add_missing(
+            scalar.place, "E201", message, suggestion(scalar.text, known, "actions")
+        )
+        return None
+
+    def _warn(self, rules: list[Rule]) -> None:
+        catch_all = next((rule for rule in rules if rule.matches_everything), None)
+        if catch_all is None:
+            return
+        name = f"rule {quoted(catch_all.name)} ({catch_all.place})"
+        for rule in rules[rules.index(catch_all) + 1 :]:
+            message = f"rule {quoted(rule.name)} can never match"
+            self.findings.add(rule.place, "W101", message, f"{name} before it matches every flow")
+        if "when_unknown" in self.defaults and self.defaults_at:
+            hint = f"{name} matches every flow"
+            self.findings.add(self.defaults_at, "W102", "when_unknown can never apply", hint)

@@ -1,0 +1,82 @@
+"""The `match` of a rule, from nodes to a tree of matchers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .condition import ProcessCondition
+from .logic import All, Any, Anything, Matcher, Not
+from .nodes import Scalar
+from .process_conditions import Holders
+from .sets import read_values
+from .table import CONDITIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .nodes import Node
+    from .sets import Sets
+    from .shape import Shape
+
+_ANY_FLOW = "any"
+_SHAPE_HINT = "write { app: curl }, for example, or any for every flow"
+
+
+class Matches:
+    """Compiles one `match` after another; needs all sets to be defined."""
+
+    def __init__(self, shape: Shape, sets: Sets) -> None:
+        self._shape = shape
+        self._sets = sets
+        self._combined: dict[str, Callable[[Node], Matcher | None]] = {
+            "all": lambda node: self._list(node, All.of),
+            "any": lambda node: self._list(node, lambda parts: Any(tuple(parts))),
+            "not": self._negation,
+        }
+
+    def compile(self, node: Node) -> Matcher | None:
+        """Return the matcher, or None after a finding."""
+        if isinstance(node, Scalar) and node.text == _ANY_FLOW:
+            return Anything()
+        return self._mapping(node)
+
+    def _mapping(self, node: Node) -> Matcher | None:
+        mapping = self._shape.mapping(node, _SHAPE_HINT)
+        if mapping is None:
+            return None
+        if not mapping.entries:
+            self._shape.findings.add(node.place, "E014", "an empty match", _SHAPE_HINT)
+        fields = self._shape.fields(mapping, "match", (), (*CONDITIONS, *self._combined))
+        parts = [part for key, value in fields.items() if (part := self._part(key, value))]
+        return _conjunction(parts) if parts else None
+
+    def _part(self, key: str, node: Node) -> Matcher | ProcessCondition | None:
+        if key in self._combined:
+            return self._combined[key](node)
+        condition = CONDITIONS[key]
+        values = read_values(condition, node, self._shape)
+        self._sets.check_references(key, values)
+        return condition.build(values.written, self._sets.resolve(key, values))
+
+    def _list(self, node: Node, combine: Callable[[list[Matcher]], Matcher]) -> Matcher | None:
+        items = self._shape.items(node, "write [ { ... }, { ... } ]")
+        if not items and not isinstance(node, Scalar):
+            self._shape.findings.add(node.place, "E014", "an empty list", "write a condition in it")
+        parts = [part for item in items if (part := self._mapping(item))]
+        return combine(parts) if parts else None
+
+    def _negation(self, node: Node) -> Matcher | None:
+        part = self._mapping(node)
+        return Not(part) if part else None
+
+
+def _conjunction(parts: list[Matcher | ProcessCondition]) -> Matcher:
+    """And; the conditions on the process are asked of one holder, in the first one's place."""
+    on_process = [part for part in parts if isinstance(part, ProcessCondition)]
+    matchers: list[Matcher] = []
+    for part in parts:
+        if isinstance(part, Matcher):
+            matchers.append(part)
+        elif part is on_process[0]:
+            matchers.append(Holders.of(on_process))
+    return All.of(matchers)

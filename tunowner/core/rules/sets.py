@@ -1,0 +1,163 @@
+"""Named sets of values: `ip: $lan` stands for the values that the set `lan` holds under `ip`."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .findings import BadValueError, quoted, suggestion
+from .nodes import ListNode, Scalar
+from .table import CONDITIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator
+
+    from .condition import Condition
+    from .findings import Place
+    from .nodes import Node
+    from .shape import Shape
+
+SHOWN_VALUES = 3
+"""Values that the text of a condition repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What is written behind a condition's key: values, and references to sets."""
+
+    written: str
+    values: tuple[Hashable, ...]
+    references: tuple[Scalar, ...]
+
+
+def read_values(condition: type[Condition], node: Node, shape: Shape) -> Values:
+    """Read one value or a list of them; a finding for each that is wrong."""
+    items = node.items if isinstance(node, ListNode) else (node,)
+    if not items:
+        shape.findings.add(node.place, "E014", f"{condition.key} is empty", "write a value")
+    scalars = [scalar for item in items if (scalar := shape.scalar(item, "a value or a list"))]
+    references = tuple(scalar for scalar in scalars if _is_reference(scalar))
+    values: list[Hashable] = []
+    for scalar in scalars:
+        if scalar in references:
+            continue
+        try:
+            values.append(condition.parse(scalar))
+        except BadValueError as bad:
+            shape.findings.add_bad(scalar.place, bad)
+    return Values(_written(scalars), tuple(values), references)
+
+
+def _is_reference(scalar: Scalar) -> bool:
+    return isinstance(scalar.value, str) and scalar.text.startswith("$")
+
+
+def _written(scalars: list[Scalar]) -> str:
+    text = ", ".join(scalar.text for scalar in scalars[:SHOWN_VALUES])
+    more = len(scalars) - SHOWN_VALUES
+    return f"{text} and {more} more" if more > 0 else text
+
+
+_Slot = tuple[str, str]
+"""The name of a set and the key of a condition in it."""
+
+
+class Sets:
+    """All sets of all files. Define every one, then `check`, then `resolve`."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._places: dict[str, Place] = {}
+        self._slots: dict[_Slot, Values] = {}
+
+    def define(self, name: Scalar, node: Node) -> None:
+        """Take one entry of a `sets:` section; findings for whatever is wrong in it."""
+        if name.text in self._places:
+            hint = f"the first is at {self._places[name.text]}"
+            message = f"set {quoted(name.text)} is defined twice"
+            self._shape.findings.add(name.place, "E207", message, hint)
+            return
+        self._places[name.text] = name.place
+        content = self._shape.mapping(node, f"write {name.text}: {{ ip: [...] }}, for example")
+        if content is None:
+            return
+        if not content.entries:
+            self._shape.findings.add(node.place, "E014", f"set {quoted(name.text)} is empty")
+        for key, value in self._shape.fields(content, "a set", (), tuple(CONDITIONS)).items():
+            self._slots[name.text, key] = read_values(CONDITIONS[key], value, self._shape)
+
+    def check(self) -> None:
+        """Look for sets that refer to what is not there, or to themselves."""
+        reported: set[_Slot] = set()
+        for slot, values in self._slots.items():
+            self.check_references(slot[1], values)
+            cycle = self._way_back(slot)
+            if cycle and slot not in reported:
+                reported.update(cycle)
+                names = " -> ".join(f"${name}" for name, _ in (*cycle, slot))
+                place = values.references[0].place
+                hint = "take one of the references out"
+                self._shape.findings.add(place, "E203", f"sets hold each other: {names}", hint)
+
+    def check_references(self, key: str, values: Values) -> None:
+        """Report references under the condition `key` that lead nowhere."""
+        for reference in values.references:
+            name = reference.text[1:]
+            if (name, key) in self._slots:
+                continue
+            if name in self._places:
+                held = ", ".join(held for owner, held in self._slots if owner == name) or "nothing"
+                message = f"set {quoted(name)} holds no {key}"
+                self._shape.findings.add_missing(
+                    reference.place, "E204", message, f"it holds {held}"
+                )
+            else:
+                message = f"no set is named {quoted(name)}"
+                hint = suggestion(name, self._places, "sets")
+                self._shape.findings.add_missing(reference.place, "E202", message, hint)
+
+    def resolve(self, key: str, values: Values) -> tuple[Hashable, ...]:
+        """Return the values with those of all sets they refer to, each once.
+
+        Iterative and each set once: a chain of sets that double each other costs nothing.
+        """
+        found = dict.fromkeys(values.values)
+        for slot in self._reachable([(ref.text[1:], key) for ref in values.references]):
+            found.update(dict.fromkeys(self._slots[slot].values))
+        return tuple(found)
+
+    def _reachable(self, starts: list[_Slot]) -> Iterator[_Slot]:
+        waiting = deque(starts)
+        seen: set[_Slot] = set()
+        while waiting:
+            slot = waiting.popleft()
+            if slot in seen or slot not in self._slots:
+                continue
+            seen.add(slot)
+            yield slot
+            waiting.extend(self._next(slot))
+
+    def _next(self, slot: _Slot) -> list[_Slot]:
+        return [(reference.text[1:], slot[1]) for reference in self._slots[slot].references]
+
+    def _way_back(self, start: _Slot) -> list[_Slot]:
+        """Return the shortest way from a slot to itself, the start first; empty if there is none."""
+        came_from: dict[_Slot, _Slot] = {}
+        waiting = deque([start])
+        while waiting:
+            slot = waiting.popleft()
+            for target in self._next(slot) if slot in self._slots else ():
+                if target == start:
+                    return _trace(came_from, start, slot)
+                if target not in came_from:
+                    came_from[target] = slot
+                    waiting.append(target)
+        return []
+
+
+def _trace(came_from: dict[_Slot, _Slot], start: _Slot, end: _Slot) -> list[_Slot]:
+    way = [end]
+    while way[-1] != start:
+        way.append(came_from[way[-1]])
+    return way[::-1]
