@@ -1,0 +1,345 @@
+"""The owner of a flow on Linux without eBPF: sock_diag names the socket, /proc who holds it.
+
+What each grade means here:
+- `exact` a connected socket, `wildcard` an unconnected one that is the only possible sender;
+- `ambiguous` several sockets may have sent the flow and different programs hold them. Sockets of
+  one program (same executable, user and command line) are no doubt about the program;
+- `closed` no file refers to the socket any more; then the kernel says uid 0, which means nothing;
+- `kernel` the socket lives and no process has it, also one not yet accepted by its listener;
+- `denied` the same while some process could not be looked at, or sock_diag itself was refused;
+- `uid-only` a holder was seen and had let go of the socket when looked at again.
+
+The primary of several holders is the one named for this socket before, as long as it holds it.
+Otherwise the one that started first, since it opened what the others inherited, but after those
+that open sockets only to hand them on (process 1, systemd, inetd).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from tunowner.backends.linux.cgroups import CgroupPids
+from tunowner.backends.linux.holders import Holder, Memory, Search
+from tunowner.backends.linux.procfs import UserNames, describe
+from tunowner.backends.linux.sockdiag import (
+    ANY4,
+    ANY6,
+    CLOSE_WAIT,
+    ESTABLISHED,
+    LISTEN,
+    SYN_RECV,
+    SockDiag,
+    SocketRow,
+    unmapped,
+)
+from tunowner.core.model import PROTOCOL_NAMES, TCP, FlowKey, Grade, Owner, Process
+from tunowner.errors import TunOwnerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Self
+
+BACKEND = "procfs"
+LAUNCHERS = frozenset({"systemd", "inetd", "xinetd"})
+"""Programs that pass sockets to others (sd_listen_fds(3), inetd(8)); last choice as primary."""
+
+
+class LinuxOwners:
+    """An `OwnerSource` for the network namespace it is made in.
+
+    `interface` is the index of the device that flows are seen on, 0 if unknown. When it is known,
+    a socket bound to another device is no candidate, and looking for a missing TCP socket is cheap.
+    Raises BackendError when the kernel cannot look sockets up.
+    """
+
+    def __init__(self, *, interface: int = 0) -> None:
+        self.interface = interface
+        self._near = SockDiag()  # for `quick`
+        self._far = SockDiag()  # for `walk`, which runs on another thread
+        self._memory = Memory()
+        self._users = UserNames()
+        self._groups = CgroupPids()
+        try:
+            self._near.self_check()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._near.close()
+        self._far.close()
+        self._memory.clear()
+
+    def quick(self, flow: FlowKey) -> Owner | None:
+        answer = _Answer(self._memory, self._users)
+        try:
+            answer.rows = _living(self._near.sockets(flow, self.interface))
+        except OSError:
+            return None
+        if answer.is_final:
+            return answer.owner()
+        for row in answer.rows:
+            holders = self._memory.recall(row.cookie, row.inode)
+            if not holders:
+                return None
+            answer.holders[row.inode] = holders
+        owner = answer.owner()
+        return owner if owner.candidates else None
+
+    def walk(self, flows: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, Owner]]:
+        waiting: dict[FlowKey, _Answer] = {}
+        for flow in dict.fromkeys(flows):
+            answer = _Answer(self._memory, self._users)
+            try:
+                answer.rows = _living(self._far.sockets(flow, self.interface))
+            except OSError as error:
+                yield flow, answer.refused(error)
+                continue
+            if answer.is_final:
+                yield flow, answer.owner()
+            else:
+                waiting[flow] = answer
+        yield from self._search(waiting)
+
+    def sockets(self, protocol: int, port: int) -> list[SocketRow]:
+        """Return every socket bound to a local port, listeners included. Not for the loop."""
+        return self._far.dump(protocol, port)
+
+    def holders(self, rows: Sequence[SocketRow]) -> Owner:
+        """Search the processes that hold any of `rows`, which are equally good. Not for the loop."""
+        answer = _Answer(self._memory, self._users)
+        answer.rows = _living(rows)
+        if answer.is_final:
+            return answer.owner()
+        first = answer.rows[0]
+        flow = FlowKey(
+            first.protocol, first.local, first.local_port, first.remote, first.remote_port
+        )
+        return next(owner for _, owner in self._search({flow: answer}))
+
+    def _search(self, waiting: Mapping[FlowKey, _Answer]) -> Iterator[tuple[FlowKey, Owner]]:
+        """Yield an answer as soon as all of its sockets are found, the others after the pass."""
+        left = dict(waiting)
+        flows_of: dict[int, list[FlowKey]] = defaultdict(list)
+        for flow, answer in waiting.items():
+            for row in answer.rows:
+                flows_of[row.inode].append(flow)
+        search = self._new_search([row for answer in left.values() for row in answer.rows])
+        for inode in search.run():
+            for flow in flows_of[inode]:
+                answer = left[flow]
+                answer.holders[inode] = tuple(search.found[inode])
+                if len(answer.holders) == len(answer.rows):
+                    owner = answer.owner()
+                    if owner.candidates:
+                        del left[flow]
+                        yield flow, owner
+        for flow, answer in left.items():
+            yield flow, self._unresolved(answer, denied=search.denied)
+
+    def _new_search(self, rows: Sequence[SocketRow]) -> Search:
+        return Search(
+            self._memory,
+            (row.inode for row in rows),
+            users={row.uid for row in rows},
+            likely=self._groups.pids({row.cgroup_id for row in rows}) if rows else (),
+        )
+
+    def _unresolved(self, answer: _Answer, *, denied: bool) -> Owner:
+        """Say why a search found no holder: ask the kernel whether the sockets still live."""
+        if answer.holders:
+            owner = answer.owner()
+            return owner if owner.candidates else answer.without(Grade.UID_ONLY)
+        cookies = {row.cookie for row in answer.rows}
+        first = answer.rows[0]
+        try:
+            now = self._far.dump(first.protocol, first.local_port)
+        except OSError as error:
+            return answer.refused(error)
+        if not any(row.inode and row.cookie in cookies for row in now):
+            return answer.without(Grade.CLOSED)
+        return answer.without(Grade.DENIED if denied else Grade.KERNEL)
+
+
+class _Answer:
+    """An owner in the making: the sockets in question and who was seen holding them."""
+
+    def __init__(self, memory: Memory, users: UserNames) -> None:
+        self._memory = memory
+        self._users = users
+        self._begun = time.monotonic()
+        self.rows: list[SocketRow] = []
+        self.holders: dict[int, tuple[Holder, ...]] = {}
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the kernel's answer says that no process can be found."""
+        return not self.rows or not self.rows[0].inode
+
+    def owner(self) -> Owner:
+        if not self.rows:
+            return self.without(Grade.ABSENT)
+        if self.is_final:
+            return self._without_file(self.rows[0])
+        groups = [group for row in self.rows if (group := self._processes(row))]
+        candidates = tuple(dict.fromkeys(process for group in groups for process in group))
+        if self._doubtful(groups):
+            return self._made(
+                Grade.AMBIGUOUS, candidates, f"{len(self.rows)} sockets share the port"
+            )
+        detail = f"{len(self.rows)} sockets of one program" if len(self.rows) > 1 else ""
+        return self._made(_grade(self.rows[0]), candidates, detail)
+
+    def without(self, grade: Grade, detail: str = "") -> Owner:
+        return self._made(grade, (), detail)
+
+    def refused(self, error: OSError) -> Owner:
+        return self._made(Grade.DENIED, (), f"sock_diag: {error.strerror}")
+
+    def _without_file(self, row: SocketRow) -> Owner:
+        if row.state in (ESTABLISHED, SYN_RECV, CLOSE_WAIT):
+            return self.without(Grade.KERNEL, "not accepted by its listener yet")
+        return self.without(Grade.CLOSED)
+
+    def _made(self, grade: Grade, candidates: tuple[Process, ...], detail: str) -> Owner:
+        uids = {row.uid for row in self.rows if row.inode}
+        uid = uids.pop() if len(uids) == 1 else None
+        now = time.monotonic()
+        return Owner(
+            grade,
+            candidates,
+            uid,
+            self._users.name(uid),
+            self.rows[0].cookie if len(self.rows) == 1 else None,
+            BACKEND,
+            now,
+            int((now - self._begun) * 1e6),
+            detail,
+        )
+
+    def _processes(self, row: SocketRow) -> list[Process]:
+        """Describe the holders of one socket, the primary first, and remember them."""
+        seen: dict[Holder, Process] = {}
+        for holder in self.holders.get(row.inode, ()):
+            process = self._memory.holding(holder, row.inode)
+            if process is None:
+                continue
+            described = describe(process, holder.link, row.inode, self._users)
+            if described is not None:
+                self._memory.used(process, holder.link)
+                seen[holder] = described
+        before = self._memory.settled(row.cookie)[:1]
+        order = sorted(seen, key=lambda holder: (holder not in before, *_age(seen[holder])))
+        if order:
+            self._memory.settle(row.cookie, tuple(order))
+        return list(dict.fromkeys(seen[holder] for holder in order))
+
+    def _doubtful(self, groups: Sequence[Sequence[Process]]) -> bool:
+        """Whether the sockets are held by different programs, or one of them by nobody known."""
+        if len(self.rows) == 1:
+            return False
+        if len(groups) < len(self.rows):
+            return True
+        holders = [holder for row in self.rows for holder in self.holders[row.inode]]
+        pids = {holder.pid for holder in holders}
+        return len(pids) > 1 and not self._one_program(holders)
+
+    def _one_program(self, holders: Sequence[Holder]) -> bool:
+        programs = set()
+        for holder in dict.fromkeys(holders):
+            process = self._memory.opened(holder.pid)
+            program = None if process is None else process.program()
+            if program is None:
+                return False
+            programs.add(program)
+        return len(programs) == 1
+
+
+def _living(rows: Sequence[SocketRow]) -> list[SocketRow]:
+    """Leave out what no process can hold, unless there is nothing else."""
+    return [row for row in rows if row.inode] or list(rows)
+
+
+def _grade(row: SocketRow) -> Grade:
+    return Grade.EXACT if row.connected or row.protocol == TCP else Grade.WILDCARD
+
+
+def _age(process: Process) -> tuple[bool, int, int]:
+    hands_on = process.pid == 1 or process.name in LAUNCHERS
+    return hands_on, process.start, process.pid
+
+
+def find_process(
+    protocol: str,
+    ip: str,
+    port: int,
+    remote: tuple[str, int] | None = None,
+    *,
+    source: LinuxOwners | None = None,
+) -> Owner:
+    """Return the owner of one local socket, which may be a listener; for people, not per packet.
+
+    An empty `ip` or `*` is any local address. Without `remote` a listener goes before its
+    connections, an address of its own before the wildcard; several equally good sockets of
+    different programs are `ambiguous`.
+    """
+    number = {name: value for value, name in PROTOCOL_NAMES.items()}.get(protocol)
+    if number is None:
+        raise TunOwnerError(f"{protocol!r} is not tcp or udp")
+    local = None if ip in ("", "*") else _packed(ip)
+    far = None if remote is None else (_packed(remote[0]), remote[1])
+    if source is not None:
+        return _find(source, number, local, port, far)
+    with LinuxOwners() as own:
+        return _find(own, number, local, port, far)
+
+
+def _find(
+    source: LinuxOwners,
+    protocol: int,
+    local: bytes | None,
+    port: int,
+    remote: tuple[bytes, int] | None,
+) -> Owner:
+    if local is not None and remote is not None:
+        flow = FlowKey(protocol, local, port, *remote)
+        return source.quick(flow) or next(owner for _, owner in source.walk([flow]))
+    ranked = [
+        (place, row)
+        for row in source.sockets(protocol, port)
+        if (place := _fit(row, local, remote)) is not None
+    ]
+    best = min((place for place, _ in ranked), default=None)
+    return source.holders([row for place, row in ranked if place == best])
+
+
+def _fit(
+    row: SocketRow, local: bytes | None, remote: tuple[bytes, int] | None
+) -> tuple[bool, bool, int] | None:
+    """How well a socket fits a question for a person: smaller is better, None is not at all."""
+    if remote is not None and (unmapped(row.remote), row.remote_port) != remote:
+        return None
+    bound = unmapped(row.local)
+    wildcard = bound in (ANY4, ANY6)
+    if local is not None and bound != local:
+        covers = len(bound) == len(local) or (bound == ANY6 and not row.v6only)
+        if not wildcard or not covers:
+            return None
+    away = 0 if local is None or bound == local else 1
+    return not row.inode, row.protocol == TCP and row.state != LISTEN, away
+
+
+def _packed(ip: str) -> bytes:
+    try:
+        return unmapped(ip_address(ip).packed)
+    except ValueError:
+        raise TunOwnerError(f"{ip!r} is not an IP address") from None
