@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tests.lab.namespace import Namespace
 
 PROBE = Path(__file__).parent / "programs" / "probe.py"
+_SYSTEM_PYTHON = Path("/usr/bin/python3")
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,11 @@ class App:
     def __str__(self) -> str:
         return str(self.path)
 
+    @property
+    def script(self) -> Path:
+        """The probe, where every user can read it."""
+        return self.path.with_name("probe.py")
+
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the program in the client to its end (options of Namespace.run)."""
         return self.client.run([self.path, *arguments], env=self.env, **options)
@@ -100,7 +106,7 @@ class App:
     ) -> list[FlowReport]:
         """Open flows and return their reports; `options` are those of programs/probe.py."""
         arguments = probe_arguments(proto, target, options)
-        done = self.run("-S", str(PROBE), *arguments, check=False, timeout=300, user=user)
+        done = self.run("-S", str(self.script), *arguments, check=False, timeout=300, user=user)
         assert done.returncode in (0, 1), done.stderr
         assert not done.stderr, done.stderr
         return _read(done.stdout)
@@ -112,12 +118,23 @@ class App:
         pipe = subprocess.PIPE
         arguments = probe_arguments(proto, target, {**options, "hold": True})
         return RunningProbe(
-            self.popen("-S", "-u", str(PROBE), *arguments, stdin=pipe, stdout=pipe, user=user)
+            self.popen("-S", "-u", str(self.script), *arguments, stdin=pipe, stdout=pipe, user=user)
         )
 
 
+def _for_everybody(path: str) -> bool:
+    """Tell whether users other than root can reach a directory."""
+    folder = Path(path).resolve()
+    return all(part.stat().st_mode & 0o001 for part in (folder, *folder.parents))
+
+
 def _python() -> tuple[str, dict[str, str]]:
-    """Return the real interpreter, and what a copy of it needs to find its library."""
+    """Return the real interpreter, and what a copy of it needs to find its library.
+
+    It is the system's where ours is hidden from other users (pyenv in /root).
+    """
+    if not _for_everybody(sys.base_prefix) and _SYSTEM_PYTHON.exists():
+        return str(_SYSTEM_PYTHON), {"PYTHONHOME": "/usr"}
     real = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     env = {"PYTHONHOME": sys.base_prefix}
     if sysconfig.get_config_var("Py_ENABLE_SHARED"):
@@ -132,4 +149,5 @@ def make_app(folder: Path, client: Namespace, name: str, program: str) -> App:
     path = folder / name
     if not path.exists():
         shutil.copy(os.path.realpath(original), path)
+        shutil.copy(PROBE, path.with_name("probe.py"))
     return App(path, client, env)

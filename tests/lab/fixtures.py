@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,15 @@ class SharedWorld:
         self._stack.close()
 
 
+def _lasting_changes(world: World, before: Snapshot, patience: float = 2.0) -> list[str]:
+    """Return what stays changed; what a killed process held may take a moment to go."""
+    deadline = time.monotonic() + patience
+    while changed := before.diff(world.client.snapshot()):
+        if time.monotonic() > deadline:
+            break
+    return changed
+
+
 @pytest.fixture(scope="module")
 def shared_world() -> Iterator[SharedWorld]:
     """Hold the world of a module; tests take `world`."""
@@ -51,7 +61,7 @@ def world(shared_world: SharedWorld) -> Iterator[World]:
     try:
         yield world
         world.end_test()
-        changed = before.diff(world.client.snapshot())
+        changed = _lasting_changes(world, before)
         assert not changed, "the test left the client changed:\n" + "\n".join(changed)
     except BaseException:
         shared_world.discard()

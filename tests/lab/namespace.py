@@ -120,6 +120,8 @@ class Namespace:
 
     def pids(self) -> list[int]:
         """Return the processes that are in the namespace, whoever started them."""
+        if not Path(self.path).exists():
+            return []
         listed = subprocess.run(
             ["ip", "netns", "pids", self.name], capture_output=True, text=True, check=True
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import signal
 import socket
 import subprocess
@@ -49,7 +47,7 @@ PROTOCOLS = ["tcp", "udp"]
 @pytest.mark.parametrize(("target", "device", "source", "link"), WAYS)
 def test_each_way_reaches_the_server(
     world: World, proto: str, target: str, device: str, source: str, link: str
-):
+) -> None:
     (flow,) = world.app("alpha").probe(proto, target, device=device)
 
     assert (flow.ok, flow.error, flow.peer_seen) == (True, None, source)
@@ -62,7 +60,7 @@ def test_each_way_reaches_the_server(
     assert {item.link for item in world.arrivals.flows()} == {link}
 
 
-def test_each_port_and_address_is_served(world: World):
+def test_each_port_and_address_is_served(world: World) -> None:
     app = world.app("alpha")
     for target in (topology.OTHER4, topology.OTHER6):
         (flow,) = app.probe("udp", target, port=OTHER_ECHO_PORT)
@@ -73,7 +71,7 @@ def test_each_port_and_address_is_served(world: World):
     ]
 
 
-def test_counters_see_every_packet_and_forget(world: World):
+def test_counters_see_every_packet_and_forget(world: World) -> None:
     app = world.app("alpha")
     flows = app.probe("udp", count=3, messages=4)
     assert all(flow.ok for flow in flows)
@@ -89,20 +87,20 @@ def test_counters_see_every_packet_and_forget(world: World):
     assert world.seen() == []
 
 
-def test_counters_see_the_midst_of_tcp_flows(world: World):
+def test_counters_see_the_midst_of_tcp_flows(world: World) -> None:
     world.app("alpha").probe("tcp", messages=5)
     assert [flow.packets for flow in world.arrivals.flows(proto="tcp")] == [1]
     assert world.arrivals.packets(proto="tcp") > 5
 
 
-def test_a_wrong_condition_is_refused(world: World):
+def test_a_wrong_condition_is_refused(world: World) -> None:
     with pytest.raises(AssertionError, match="no such condition"):
         world.arrivals.assert_none(device=BY_VPN)
     with pytest.raises(AssertionError, match="no such condition"):
         world.seen(protocol="tcp")
 
 
-def test_failures_have_names(world: World):
+def test_failures_have_names(world: World) -> None:
     app = world.app("alpha")
     (refused,) = app.probe("tcp", port=9)
     (refused_udp,) = app.probe("udp", port=9)
@@ -113,7 +111,7 @@ def test_failures_have_names(world: World):
 
 
 @pytest.mark.parametrize("proto", PROTOCOLS)
-def test_ten_thousand_flows_at_once(world: World, proto: str):
+def test_ten_thousand_flows_at_once(world: World, proto: str) -> None:
     flows = world.app("alpha").probe(proto, count=10_000, burst=True, timeout=60)
     assert [flow.error for flow in flows if not flow.ok] == []
     assert len({flow.cookie for flow in flows}) == 10_000
@@ -121,12 +119,12 @@ def test_ten_thousand_flows_at_once(world: World, proto: str):
     assert len(world.arrivals.flows(link=BY_ETH, proto=proto)) == 10_000
 
 
-def test_a_local_port_can_be_chosen(world: World):
+def test_a_local_port_can_be_chosen(world: World) -> None:
     flows = world.app("alpha").probe("udp", count=2, local_port=5000, bind=CLIENT4)
     assert [flow.src for flow in flows] == [f"{CLIENT4}:5000", f"{CLIENT4}:5001"]
 
 
-def test_a_held_flow_stays_open(world: World):
+def test_a_held_flow_stays_open(world: World) -> None:
     probe = world.app("alpha").start_probe("tcp", count=2)
     first = probe.next()
     assert first.ok
@@ -136,7 +134,7 @@ def test_a_held_flow_stays_open(world: World):
     assert second.ok
 
 
-def test_apps_are_programs_of_their_own(world: World):
+def test_apps_are_programs_of_their_own(world: World) -> None:
     paths = []
     for name in ("alpha", "beta"):
         app = world.app(name)
@@ -148,43 +146,53 @@ def test_apps_are_programs_of_their_own(world: World):
     assert len(set(paths)) == 2
 
 
-def test_any_command_can_be_an_app(world: World):
+def test_any_command_can_be_an_app(world: World) -> None:
     page = world.app("fetcher", "curl").run("-sS", f"http://{SERVICE4}:8000/").stdout
     assert page.split()[0] == CLIENT4
 
 
-def test_http_gives_as_many_bytes_as_asked(world: World):
+def test_http_gives_as_many_bytes_as_asked(world: World) -> None:
     url = f"http://[{SERVICE6}]:8000/100000"
     assert len(world.client.run(["curl", "-sS", url]).stdout) == 100_000
 
 
 @pytest.mark.parametrize("option", ["+tcp", "+notcp"])
 @pytest.mark.parametrize("server", [SERVICE4, SERVICE6])
-def test_dns_answers(world: World, server: str, option: str):
+def test_dns_answers(world: World, server: str, option: str) -> None:
     answer = world.client.run(["dig", "+short", option, f"@{server}", "any.example"])
     assert ip_address(answer.stdout.strip()) == ip_address(SERVICE4)
 
 
-def test_iperf_runs(world: World):
+def test_iperf_runs(world: World) -> None:
     report = world.client.json("iperf3", "-J", "-c", SERVICE4, "-n", "1M")
     assert report["end"]["sum_received"]["bytes"] > 0
 
 
-def test_another_user_can_run_programs(world: World):
+def test_another_user_can_run_programs(world: World) -> None:
     assert world.client.run(["id", "-u"], user=65534).stdout == "65534\n"
 
 
-def test_a_function_runs_inside(world: World):
+def test_another_user_can_open_flows(world: World) -> None:
+    app = world.app("alpha")
+    (flow,) = app.probe("tcp", user=65534)
+    assert flow.ok
+    probe = app.start_probe("udp", user=65534)
+    assert probe.next().ok
+    assert Path(f"/proc/{probe.pid}/exe").readlink() == app.path
+    assert Path(f"/proc/{probe.pid}").stat().st_uid == 65534
+
+
+def test_a_function_runs_inside(world: World) -> None:
     links = world.client.call(socket.if_nameindex)
     assert {name for _, name in links} == {"lo", "eth0", "vpn0"}
     assert {name for _, name in links} != {name for _, name in socket.if_nameindex()}
 
 
-def test_cgroups_stay_visible_inside(world: World):
+def test_cgroups_stay_visible_inside(world: World) -> None:
     assert world.client.sh("cat /proc/mounts") == Path("/proc/mounts").read_text()
 
 
-def test_an_untouched_client_has_not_changed(world: World):
+def test_an_untouched_client_has_not_changed(world: World) -> None:
     before = world.client.snapshot()
     world.app("alpha").probe("tcp", count=10)
     assert before.diff(world.client.snapshot()) == []
@@ -207,7 +215,7 @@ def test_an_untouched_client_has_not_changed(world: World):
         "echo 2 > /proc/sys/net/ipv4/conf/eth0/rp_filter",
     ],
 )
-def test_a_change_shows(own_world: World, change: str):
+def test_a_change_shows(own_world: World, change: str) -> None:
     before = own_world.client.snapshot()
     own_world.client.sh(change)
     after = own_world.client.snapshot()
@@ -215,13 +223,13 @@ def test_a_change_shows(own_world: World, change: str):
     assert before.diff(after)
 
 
-def test_tun_packets_are_counted(own_world: World):
+def test_tun_packets_are_counted(own_world: World) -> None:
     client = own_world.client
     client.sh("ip tuntap add mode tun name tunowner0; ip link set tunowner0 up")
     assert client.tun_packets() == 0
 
 
-def test_a_sysctl_can_be_set(own_world: World):
+def test_a_sysctl_can_be_set(own_world: World) -> None:
     key = "net.ipv4.conf.all.rp_filter"
     assert own_world.client.sysctl(key, 1) == "0"
     assert own_world.client.sysctl(key) == "1"
@@ -233,14 +241,15 @@ def _left(token: str) -> list[str]:
 
 
 def _alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie whose parent has not looked yet does not."""
     try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return error.errno != errno.ESRCH
-    return True
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def test_nothing_is_left_after_a_failure():
+def test_nothing_is_left_after_a_failure() -> None:
     with pytest.raises(KeyboardInterrupt), open_world() as world:
         pids = [world.client.popen(["setsid", "sleep", "1000"]).pid for _ in range(3)]
         pids += [server.pid for server in world.servers]
@@ -249,7 +258,7 @@ def test_nothing_is_left_after_a_failure():
     assert not any(_alive(pid) for pid in pids)
 
 
-def test_nothing_is_left_when_the_tests_are_killed():
+def test_nothing_is_left_when_the_tests_are_killed() -> None:
     script = """
         from tests.lab.world import open_world
         import signal
@@ -264,6 +273,18 @@ def test_nothing_is_left_when_the_tests_are_killed():
         assert _left(token)
         process.send_signal(signal.SIGKILL)
     wait_until(lambda: not _left(token) and not _alive(int(pid)), "the reaper")
+
+
+def test_programs_heed_interrupts_though_we_run_in_the_background() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with open_world() as world:
+            sleeper = world.client.popen(["sleep", "1000"], stdout=subprocess.PIPE)
+            wait_until(lambda: world.client.pids() == [sleeper.pid], "sleep to have entered")
+            sleeper.send_signal(signal.SIGINT)
+            assert sleeper.wait(10) == -signal.SIGINT
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _fake_engine(world: World, script: str) -> Engine:
@@ -290,7 +311,7 @@ POLITE = """
 """
 
 
-def test_the_engine_handle_follows_events(world: World):
+def test_the_engine_handle_follows_events(world: World) -> None:
     engine = _fake_engine(world, POLITE)
     engine.wait_for_event("ready")
     assert engine.wait_for(lambda event: event.get("src") == "a")["owner"] == {"pid": 1}
@@ -301,7 +322,7 @@ def test_the_engine_handle_follows_events(world: World):
     assert engine.text == ["no json\n"]
 
 
-def test_the_engine_handle_can_kill(world: World):
+def test_the_engine_handle_can_kill(world: World) -> None:
     engine = _fake_engine(world, POLITE)
     engine.wait_for_event("ready")
     engine.kill()
@@ -310,7 +331,7 @@ def test_the_engine_handle_can_kill(world: World):
         engine.wait_for_event("stopped")
 
 
-def test_the_engine_handle_shows_why_there_is_no_engine(world: World):
+def test_the_engine_handle_shows_why_there_is_no_engine(world: World) -> None:
     engine = _fake_engine(world, "import sys; sys.exit('no such device')")
     with pytest.raises(AssertionError, match=r"exit status 1.*no such device"):
         engine.wait_for_event("ready")

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -152,6 +153,12 @@ def _listens(pid: int, port: int) -> bool:
     )
 
 
+def _heed_interrupts() -> None:
+    """Let programs be stopped by SIGINT even where a shell started us in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextmanager
 def _reaper(world: World) -> Iterator[None]:
     """Keep a process that removes the world should this one die without doing so."""
@@ -172,6 +179,7 @@ def _reaper(world: World) -> Iterator[None]:
 @contextmanager
 def open_world() -> Iterator[World]:
     """Build a world; tear it down whatever happens."""
+    _heed_interrupts()
     token = secrets.token_hex(3)
     client, internet, vpn = (
         Namespace(f"{PREFIX}{token}-{role}") for role in ("client", "internet", "vpn")
