@@ -114,6 +114,11 @@ class Namespace:
         """Return how many packets the kernel has handed out through a TUN."""
         return int(self.link_stats(device)["tx"]["packets"])
 
+    def conntrack(self, *words: str) -> list[str]:
+        """Return the known flows, as /proc shows them, whose line has all of the words."""
+        table = self.call(Path("/proc/thread-self/net/nf_conntrack").read_text)
+        return [line for line in table.splitlines() if set(words) <= set(line.split())]
+
     def flush_conntrack(self) -> None:
         """Forget all flows, so that a port used again is a new flow."""
         self.call(_flush_conntrack)

@@ -40,6 +40,14 @@ WAYS = [
     pytest.param(SERVICE4, VPN, VPN_CLIENT4, BY_VPN, id="v4-vpn0"),
     pytest.param(SERVICE6, VPN, VPN_CLIENT6, BY_VPN, id="v6-vpn0"),
 ]
+TRACKED = """
+table inet tracked {
+  chain out {
+    type filter hook output priority 0;
+    ct mark set 7
+  }
+}
+"""
 PROTOCOLS = ["tcp", "udp"]
 
 
@@ -273,6 +281,16 @@ def test_nothing_is_left_when_the_tests_are_killed() -> None:
         assert _left(token)
         process.send_signal(signal.SIGKILL)
     wait_until(lambda: not _left(token) and not _alive(int(pid)), "the reaper")
+
+
+def test_known_flows_are_listed_and_forgotten(own_world: World) -> None:
+    client = own_world.client
+    client.run(["nft", "-f", "-"], stdin=TRACKED)
+    (flow,) = own_world.app("alpha").probe("udp")
+    words = ("udp", f"sport={flow.peer_port}", "mark=7")
+    assert len(client.conntrack(*words)) == 1
+    client.flush_conntrack()
+    assert client.conntrack(*words) == []
 
 
 def test_programs_heed_interrupts_though_we_run_in_the_background() -> None:
