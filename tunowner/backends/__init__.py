@@ -1,0 +1,22 @@
+"""Everything that speaks to an operating system, and the one place that asks which one it is."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from tunowner.errors import BackendError
+
+if TYPE_CHECKING:
+    from tunowner.backends.base import Backend
+
+
+def open_backend() -> Backend:
+    """Return the backend of this operating system. Raises BackendError where there is none."""
+    if sys.platform == "linux":
+        from tunowner.backends.linux import LinuxBackend  # noqa: PLC0415 - the one platform switch
+
+        return LinuxBackend()
+    raise BackendError(
+        f"there is no backend for {sys.platform} yet", hint="tunowner runs on Linux for now"
+    )

@@ -6,12 +6,13 @@ against it and against the real ones.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tunowner.core.model import FlowKey, Owner
+    from tunowner.core.model import FlowKey, Outbound, Owner
 
 
 class OwnerSource(Protocol):
@@ -33,3 +34,94 @@ class OwnerSource(Protocol):
 
     def close(self) -> None:
         """Give back what is open. Safe to call twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateSettings:
+    """What the gate is to be built for.
+
+    `mark_shift` is the position in bits of our byte of the fwmark (0, 8, 16 or 24). `strict`: a
+    packet that cannot be intercepted is dropped (see GatePlan.strict).
+    """
+
+    outbounds: tuple[Outbound, ...] = ()
+    mark_shift: int = 24
+    strict: bool = True
+
+
+class DataPlane(Protocol):
+    """Hands out the first packets of flows and carries them by their verdict.
+
+    All methods are called from the loop's thread, and none blocks.
+    """
+
+    @property
+    def name(self) -> str:
+        """The packet device's name, for people."""
+
+    @property
+    def interface_index(self) -> int:
+        """The packet device's index: a socket bound to it is looked up by it."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when `read` has a packet."""
+
+    def read(self) -> bytes | None:
+        """Return one IP packet, None when none waits; raise DeviceClosed when the device went."""
+
+    def carry(self, packet: bytes, flow: FlowKey | None, action: str) -> None:
+        """Send `packet` the way of `action`: `direct`, `block`, `drop` or an outbound's name.
+
+        Never raises for a packet; what the kernel does not take is counted. An outbound that is
+        down refuses (TCP RST, ICMP), it never falls back.
+        """
+
+    def changes_fileno(self) -> int:
+        """A descriptor that is readable when links, addresses or policy rules changed."""
+
+    def drain_changes(self) -> None:
+        """Make `changes_fileno` unreadable until the next change."""
+
+    def refresh(self) -> None:
+        """Set again what such a change may have undone. Takes milliseconds: call it debounced."""
+
+    def stop_intercepting(self) -> None:
+        """Let new flows pass untouched. Packets that wait can still be read and carried."""
+
+    def statistics(self) -> dict[str, int]:
+        """Return a snapshot of the counters."""
+
+    def close(self) -> None:
+        """Put the system back as it was found. Safe to call twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of `tunowner doctor`. Where not `ok`, `hint` says what to do about it.
+
+    `needed`: without it `tunowner run` cannot work; otherwise it works with less.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""
+    needed: bool = True
+
+
+class Backend(Protocol):
+    """One operating system."""
+
+    def open_data_plane(self, settings: GateSettings) -> DataPlane:
+        """Start to intercept. Raises BackendError or PrivilegeError, with nothing changed."""
+
+    def open_owners(self, interface_index: int = 0) -> OwnerSource:
+        """Open the owner look-up. `interface_index`: see DataPlane, 0 where there is none."""
+
+    def find_process(
+        self, protocol: str, ip: str, port: int, remote: tuple[str, int] | None
+    ) -> Owner:
+        """Find who holds a local socket; see `tunowner.find_process`."""
+
+    def doctor(self) -> list[Check]:
+        """Look what this machine can do. Changes nothing."""

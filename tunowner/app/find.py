@@ -1,0 +1,43 @@
+"""One question, one answer: who holds this socket?"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from tunowner.backends import open_backend
+from tunowner.errors import TunOwnerError
+
+if TYPE_CHECKING:
+    from tunowner.core.model import Owner
+
+PROTOCOLS = ("tcp", "udp")
+
+
+def find_process(protocol: str, ip: str, port: int, remote: tuple[str, int] | None = None) -> Owner:
+    """Find the process that holds the local socket (`protocol`, `ip`, `port`).
+
+    `protocol` is "tcp" or "udp"; `ip` is an address of this machine, or "" for any. With `remote`
+    (address, port) the one socket of that flow is meant, otherwise whichever is bound there.
+    The answer's `grade` says how sure it is; `process` is None where naming one could be wrong.
+
+    Raises TunOwnerError for what is no protocol, address or port, and BackendError where this
+    system cannot answer at all.
+    """
+    if protocol not in PROTOCOLS:
+        raise TunOwnerError(f"protocol {protocol!r} is not one of tcp, udp")
+    for address, number in ((ip, port), remote or ("", 1)):
+        _check(address, number)
+    return open_backend().find_process(protocol, ip, port, remote)
+
+
+def _check(ip: str, port: int) -> None:
+    if not 0 < port < 65536:
+        raise TunOwnerError(f"port {port} is not in 1..65535")
+    try:
+        if ip:
+            ip_address(ip)
+    except ValueError:
+        raise TunOwnerError(
+            f"{ip!r} is no IP address", hint="Names are not looked up: give the address"
+        ) from None

@@ -1,0 +1,149 @@
+"""The packet loop: performs what the engine asks for, and knows nothing of policy.
+
+One thread waits for four things: a packet, an answer of the lookup worker, a change of the network,
+and a signal. Everything the engine returns is done at once; an owner that `quick` finds never
+leaves this thread.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, assert_never
+
+from tunowner.app.lookups import LookupWorker
+from tunowner.core.engine import Announce, Carry, Engine, Lookup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tunowner.backends.base import DataPlane, OwnerSource
+    from tunowner.core.engine import Action
+    from tunowner.core.model import Decision, FlowKey
+
+PACKETS_PER_TURN = 64
+"""Packets read before answers are looked at again: enough to amortise a turn, about 5 ms of work."""
+SETTLE_S = 0.25
+"""A network change comes as a burst of messages; the state is read once it is over."""
+
+
+class PacketLoop:
+    """Runs until `stop`. `announce` is told of every decided flow, and must not block."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        owners: OwnerSource,
+        engine: Engine,
+        announce: Callable[[FlowKey, Decision], None],
+    ) -> None:
+        self._plane = plane
+        self._owners = owners
+        self._engine = engine
+        self._announce = announce
+        self._worker = LookupWorker(owners, self.wake)
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        self._refresh_due: float | None = None
+        self._stopping = False
+
+    @property
+    def wake_fileno(self) -> int:
+        """A descriptor to write a byte to from a signal handler (signal.set_wakeup_fd)."""
+        return self._wake_sender.fileno()
+
+    def wake(self) -> None:
+        """Make the loop look around. Safe from any thread and from a signal handler."""
+        with suppress(BlockingIOError):  # full: it is awake already
+            self._wake_sender.send(b"\0")
+
+    def stop(self) -> None:
+        """End `run` soon. Safe from any thread and from a signal handler."""
+        self._stopping = True
+        self.wake()
+
+    def run(self) -> None:
+        """Carry packets until `stop`, then let go of what is held.
+
+        Raises DeviceClosed when the device has gone.
+        """
+        self._worker.start()
+        try:
+            with selectors.DefaultSelector() as selector:
+                self._turn_until_stopped(selector)
+        finally:
+            self._plane.stop_intercepting()
+            self._worker.stop()
+            self._wake_receiver.close()
+            self._wake_sender.close()
+        self._let_go()
+
+    def _turn_until_stopped(self, selector: selectors.BaseSelector) -> None:
+        selector.register(self._plane.fileno(), selectors.EVENT_READ, self._read_packets)
+        selector.register(self._wake_receiver, selectors.EVENT_READ, self._read_wake_ups)
+        selector.register(self._plane.changes_fileno(), selectors.EVENT_READ, self._note_change)
+        while not self._stopping:
+            for key, _ in selector.select(self._timeout()):
+                key.data()
+            self._take_answers()
+            self._keep_time()
+
+    def _read_packets(self) -> None:
+        for _ in range(PACKETS_PER_TURN):
+            packet = self._plane.read()
+            if packet is None:
+                return
+            self._perform(self._engine.packet_read(packet, time.monotonic()))
+
+    def _read_wake_ups(self) -> None:
+        with suppress(BlockingIOError):
+            while self._wake_receiver.recv(4096):
+                pass
+
+    def _note_change(self) -> None:
+        self._plane.drain_changes()
+        if self._refresh_due is None:
+            self._refresh_due = time.monotonic() + SETTLE_S
+
+    def _take_answers(self) -> None:
+        for ticket, owner in self._worker.answers():
+            self._perform(self._engine.owner_resolved(ticket, owner, time.monotonic()))
+
+    def _keep_time(self) -> None:
+        now = time.monotonic()
+        self._perform(self._engine.tick(now))
+        if self._refresh_due is not None and self._refresh_due <= now:
+            self._refresh_due = None
+            self._plane.refresh()
+
+    def _timeout(self) -> float | None:
+        due = [at for at in (self._engine.next_deadline(), self._refresh_due) if at is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _perform(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case Carry(packet, flow, verdict):
+                    self._plane.carry(packet, flow, verdict)
+                case Lookup(flow, ticket):
+                    self._look_up(action, flow, ticket)
+                case Announce(flow, decision):
+                    self._announce(flow, decision)
+                case _:
+                    assert_never(action)
+
+    def _look_up(self, lookup: Lookup, flow: FlowKey, ticket: int) -> None:
+        owner = self._owners.quick(flow)
+        if owner is None:
+            self._worker.submit(lookup)
+        else:
+            self._perform(self._engine.owner_resolved(ticket, owner, time.monotonic()))
+
+    def _let_go(self) -> None:
+        """Pass on what is held and what still waits in the device: nothing of it is ours now."""
+        self._perform(self._engine.release())
+        while (packet := self._plane.read()) is not None:
+            self._plane.carry(packet, None, "direct")

@@ -1,0 +1,106 @@
+"""The running engine: the one place where rules, backend, engine and loop are wired together."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tunowner.app.config import load_rules
+from tunowner.app.events import Event, EventMaker, Reporter
+from tunowner.app.loop import PacketLoop
+from tunowner.app.notify import notify
+from tunowner.backends import open_backend
+from tunowner.backends.base import GateSettings
+from tunowner.core.engine import Engine
+from tunowner.core.model import DIRECT, Decision, FlowKey, Owner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tunowner.backends.base import Backend, DataPlane, OwnerSource
+    from tunowner.core.rules import RuleSet
+
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What `tunowner run` was asked for. `mark_shift`: see GateSettings."""
+
+    rules: tuple[str, ...]
+    dry_run: bool = False
+    mark_shift: int = 24
+
+
+class Service:
+    """One run of the engine, from rules to the last event."""
+
+    def __init__(self, options: RunOptions, write: Callable[[Event], None]) -> None:
+        self._options = options
+        self._events = EventMaker()
+        self._reporter = Reporter(write)
+
+    def run(self, backend: Backend | None = None) -> None:
+        """Intercept until a signal ends it. Puts the system back whatever happens.
+
+        Raises ConfigError, PrivilegeError or BackendError before anything is changed, and
+        DeviceClosed when somebody takes the device away.
+        """
+        rules = load_rules(self._options.rules)
+        backend = backend or open_backend()
+        self._reporter.start()
+        with ExitStack() as undo:
+            undo.callback(self._reporter.stop)
+            plane = undo.enter_context(closing(backend.open_data_plane(self._settings(rules))))
+            owners = undo.enter_context(closing(backend.open_owners(plane.interface_index)))
+            self._intercept(rules, plane, owners)
+
+    def _settings(self, rules: RuleSet) -> GateSettings:
+        strict = not (rules.only_direct or self._options.dry_run)
+        return GateSettings(tuple(rules.outbounds.values()), self._options.mark_shift, strict)
+
+    def _intercept(self, rules: RuleSet, plane: DataPlane, owners: OwnerSource) -> None:
+        engine = Engine(partial(decide, rules), dry_run=self._options.dry_run)
+        loop = PacketLoop(plane, owners, engine, self._announce)
+        with _ended_by_signals(loop):
+            self._tell("ready", device=plane.name, rules=len(rules.rules), pid=os.getpid())
+            notify("READY=1")
+            try:
+                loop.run()
+            finally:
+                notify("STOPPING=1")
+                statistics = engine.statistics() | plane.statistics()
+                self._tell("stopped", statistics=statistics, events_dropped=self._reporter.dropped)
+
+    def _announce(self, flow: FlowKey, decision: Decision) -> None:
+        self._reporter.put(partial(self._events.opened, flow, decision))
+
+    def _tell(self, event: str, **fields: object) -> None:
+        dry = {"dry_run": True} if self._options.dry_run else {}
+        self._reporter.put(partial(self._events.other, event, **fields, **dry))
+
+
+def decide(rules: RuleSet, flow: FlowKey, owner: Owner) -> Decision:
+    """Decide by the rules, except for this process itself: its flows must never wait for it."""
+    process = owner.process
+    if process is not None and process.pid == os.getpid():
+        return Decision(DIRECT, owner, why="tunowner's own")
+    return rules.decide(flow, owner)
+
+
+@contextmanager
+def _ended_by_signals(loop: PacketLoop) -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in _ENDING_SIGNALS}
+    wakeup = signal.set_wakeup_fd(loop.wake_fileno, warn_on_full_buffer=False)
+    for number in before:
+        signal.signal(number, lambda *_: loop.stop())
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)

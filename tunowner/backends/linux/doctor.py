@@ -1,0 +1,112 @@
+"""What this machine can do. Every check looks, none changes anything."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunowner.backends.base import Check
+from tunowner.backends.linux.gate import nft
+from tunowner.backends.linux.gate.conntrack import Conntrack
+from tunowner.backends.linux.owners import LinuxOwners
+from tunowner.backends.linux.tun import NODE
+from tunowner.errors import TunOwnerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_PTRACE": 19, "CAP_BPF": 39}
+"""Bit numbers of <linux/capability.h>."""
+_KERNEL = (5, 2)
+"""`inet` route and nat chains, nftables release notes."""
+_KERNEL_OWNER_FLAG = (5, 12)
+
+
+def checks() -> list[Check]:
+    """Return all checks, the most basic first."""
+    return [
+        _kernel(),
+        _tun(),
+        _capability("CAP_NET_ADMIN", "create a TUN device, rules and marks", needed=True),
+        _capability("CAP_NET_RAW", "send a packet again with its verdict", needed=True),
+        _capability("CAP_SYS_PTRACE", "see the sockets of other users' programs", needed=False),
+        _nftables(),
+        _works("conntrack", lambda: Conntrack().close(), "CONFIG_NF_CT_NETLINK"),
+        _works("owner look-up", lambda: LinuxOwners().close(), "SOCK_DIAG and /proc"),
+        _cgroup(),
+        _ebpf(),
+    ]
+
+
+def _kernel() -> Check:
+    release = os.uname().release
+    version = tuple(int(part) for part in release.split(".")[:2] if part.isdecimal())
+    if version < _KERNEL:
+        return Check("kernel", ok=False, detail=release, hint="Linux 5.2 or newer is needed")
+    notes = "" if version >= _KERNEL_OWNER_FLAG else ", too old for nft tables with an owner (5.12)"
+    return Check("kernel", ok=True, detail=release + notes)
+
+
+def _tun() -> Check:
+    hint = "modprobe tun, or give the container --device /dev/net/tun"
+    exists = NODE.is_char_device()
+    return Check("TUN", ok=exists, detail=str(NODE) if exists else f"no {NODE}", hint=hint)
+
+
+def _capability(name: str, purpose: str, *, needed: bool) -> Check:
+    held = _effective_capabilities() >> _CAPABILITIES[name] & 1 == 1
+    hint = f"run with sudo, or give the service AmbientCapabilities={name}"
+    return Check(name, held, f"to {purpose}", hint, needed)
+
+
+def _effective_capabilities() -> int:
+    """Return the bit set CapEff of proc(5), status."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def _nftables() -> Check:
+    with suppress(OSError):
+        ctypes.CDLL(nft.LIBRARY)
+        return Check("nftables", ok=True, detail=nft.LIBRARY)
+    command = shutil.which("nft")
+    if command is None:
+        return Check("nftables", ok=False, detail="not here", hint="apt install nftables")
+    detail = f"{command}; without {nft.LIBRARY} a killed run leaves its table until the next start"
+    return Check("nftables", ok=True, detail=detail)
+
+
+def _works(name: str, attempt: Callable[[], None], detail: str) -> Check:
+    try:
+        attempt()
+    except TunOwnerError as error:
+        return Check(name, ok=False, detail=error.what, hint=error.hint)
+    return Check(name, ok=True, detail=detail)
+
+
+def _cgroup() -> Check:
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    found = [fields[1] for fields in mounts if fields[2] == "cgroup2"]
+    hint = "mount -t cgroup2 none /sys/fs/cgroup/unified"
+    detail = found[0] if found else "not mounted"
+    return Check("cgroup v2", bool(found), detail, hint, needed=False)
+
+
+def _ebpf() -> Check:
+    if not _effective_capabilities() >> _CAPABILITIES["CAP_BPF"] & 1:
+        hint = "run with sudo; owners are found through /proc meanwhile"
+        return Check("eBPF", ok=False, detail="CAP_BPF is missing", hint=hint, needed=False)
+    try:
+        ctypes.CDLL("libbpf.so.1")
+    except OSError:
+        hint = "apt install libbpf1; owners are found through /proc meanwhile"
+        return Check("eBPF", ok=False, detail="no libbpf.so.1", hint=hint, needed=False)
+    has_btf = Path("/sys/kernel/btf/vmlinux").exists()
+    detail = "libbpf.so.1" + ("" if has_btf else ", kernel without BTF")
+    return Check("eBPF", ok=True, detail=detail, needed=False)

@@ -1,0 +1,164 @@
+"""The gate's nftables rules as text. Pure; nft(8) describes the language.
+
+Why it looks like this:
+- `type route`: a changed mark makes the kernel choose the route again (nft(8), chain types).
+- Marks are compared and set under the mask of our byte only, with a constant for each verdict:
+  expressions that combine two registers need a kernel newer than those we support.
+- The flow's verdict lives in its conntrack mark. NAT is bound once for a conntrack entry, so the
+  entry that the first pass made is deleted before a verdict that needs NAT (see conntrack.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tunowner.backends.linux.gate.plan import NFT_TABLE, TUN_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tunowner.backends.linux.gate.plan import GatePlan, Marks, Via
+
+_TCP_HEADERS = {"ip": 40, "ip6": 60}
+"""Bytes of IP and TCP header without options, RFC 6691."""
+
+REMOVE = f"delete table inet {NFT_TABLE}\n"
+
+
+def install(plan: GatePlan, *, owned: bool) -> str:
+    """Return one transaction that adds the table. `owned`: it vanishes with its creator's socket."""
+    marks = plan.marks
+    lines = [f"table inet {NFT_TABLE} {{"]
+    if owned:
+        lines.append("flags owner;")
+    lines += _chain("out_route", "type route hook output priority mangle;", _out_route(plan))
+    lines += _chain("fresh", "", _fresh(marks))
+    lines += _chain("gate", "", [f"{_set_meta(marks, marks.gate)} counter"])
+    lines += _chain("go_direct", "", [f"{_set_ct(marks, marks.direct)} accept"])
+    lines += _chain("go_block", "", _go_block(marks))
+    lines += _chain("go_drop", "", [f"{_set_ct(marks, marks.drop)} counter drop"])
+    lines += _chain("refuse", "", _refuse())
+    for number, via in enumerate(plan.vias):
+        steer = _steer(marks, via)
+        lines += _chain(f"go_via{number}", "", [_set_ct(marks, via.mark), *steer, "accept"])
+        lines += _chain(f"via{number}", "", [*steer, "accept"])
+    lines += _chain("post_nat", "type nat hook postrouting priority srcnat;", _masquerade(plan))
+    lines += _chain("pre", "type filter hook prerouting priority mangle;", _replies(plan))
+    lines += _chain("guard", "type filter hook postrouting priority mangle;", _guard(plan))
+    return "\n".join([*lines, "}", ""])
+
+
+def _chain(name: str, hook: str, rules: list[str]) -> Iterator[str]:
+    yield f"chain {name} {{"
+    if hook:
+        yield f"{hook} policy accept;"
+    yield from rules
+    yield "}"
+
+
+def _set_meta(marks: Marks, value: int) -> str:
+    return f"meta mark set meta mark and {marks.others:#010x} or {value:#010x}"
+
+
+def _set_ct(marks: Marks, value: int) -> str:
+    return f"ct mark set ct mark and {marks.others:#010x} or {value:#010x}"
+
+
+def _ct_is(marks: Marks, value: int) -> str:
+    return f"ct mark & {marks.mask:#010x} == {value:#010x}"
+
+
+def _out_route(plan: GatePlan) -> list[str]:
+    marks = plan.marks
+    verdicts = {marks.direct: "go_direct", marks.block: "go_block", marks.drop: "go_drop"}
+    verdicts |= {marks.refuse: "refuse"}
+    verdicts |= {via.mark: f"go_via{number}" for number, via in enumerate(plan.vias)}
+    flows = {0: "goto fresh", marks.gate: "goto gate", marks.block: "goto refuse"}
+    flows |= {marks.drop: "drop"}
+    flows |= {via.mark: f"goto via{number}" for number, via in enumerate(plan.vias)}
+    jumps = {mark: f"goto {chain}" for mark, chain in verdicts.items()}
+    return [
+        'oifname "lo" accept',
+        f"meta mark & {marks.mask:#010x} vmap {_map(jumps)}",
+        "ct direction reply accept",  # answers of servers on this machine
+        f"ct mark & {marks.mask:#010x} vmap {_map(flows)}",
+    ]
+
+
+def _map(verdicts: dict[int, str]) -> str:
+    items = ", ".join(f"{mark:#010x} : {verdict}" for mark, verdict in verdicts.items())
+    return f"{{ {items} }}"
+
+
+def _fresh(marks: Marks) -> list[str]:
+    return [
+        "ct state != new accept",  # flows older than this table
+        f"meta mark & {marks.others:#010x} != 0 accept",  # another program routes it: a VPN's own
+        "fib daddr type { local, broadcast, multicast, anycast } accept",
+        "ip daddr 169.254.0.0/16 accept",
+        "ip6 daddr fe80::/10 accept",
+        "udp sport 68 udp dport 67 accept",  # DHCP renewals are unicast, RFC 2131
+        "udp sport 546 udp dport 547 accept",
+        "meta l4proto tcp tcp flags & (fin|syn|rst|ack) != syn accept",  # no mid-stream pick-up
+        "meta l4proto { tcp, udp } goto gate",
+    ]
+
+
+def _go_block(marks: Marks) -> list[str]:
+    # TCP is not remembered: its port may be another program's before conntrack forgets the SYN.
+    return ["meta l4proto tcp goto refuse", _set_ct(marks, marks.block), "goto refuse"]
+
+
+def _refuse() -> list[str]:
+    return [
+        "meta l4proto tcp counter reject with tcp reset",
+        "counter reject with icmpx type port-unreachable",
+    ]
+
+
+def _steer(marks: Marks, via: Via) -> list[str]:
+    foreign = via.carried_mark != via.mark
+    mark = f"meta mark set {via.carried_mark:#010x}" if foreign else _set_meta(marks, via.mark)
+    return [mark, *_clamp(via)]
+
+
+def _clamp(via: Via) -> list[str]:
+    """Limit what the peer sends us: the program's socket knows the MTU of another interface."""
+    if not via.mtu:
+        return ["tcp flags syn tcp option maxseg size set rt mtu"]
+    return [
+        f"meta nfproto {family} tcp flags syn tcp option maxseg size set {via.mtu - headers}"
+        for family, headers in (("ipv4", _TCP_HEADERS["ip"]), ("ipv6", _TCP_HEADERS["ip6"]))
+    ]
+
+
+def _masquerade(plan: GatePlan) -> list[str]:
+    rules = ['oifname "lo" accept']
+    for via in plan.vias:
+        exits = f'oifname "{via.exits[0]}" ' if via.exits else ""
+        rules.append(f"{exits}{_ct_is(plan.marks, via.mark)} counter masquerade")
+    return rules
+
+
+def _replies(plan: GatePlan) -> list[str]:
+    """Mark what comes back, so that strict rp_filter looks into the outbound's table."""
+    rules = []
+    for via in plan.vias:
+        for name in via.exits:
+            select = f'iifname "{name}" {_ct_is(plan.marks, via.mark)}'
+            rules.append(f"{select} {_set_meta(plan.marks, via.mark)}")
+            rules += [f"{select} {clamp}" for clamp in _clamp(via)]
+    return rules
+
+
+def _guard(plan: GatePlan) -> list[str]:
+    marks = plan.marks
+    rules = ['oifname "lo" accept']
+    if plan.strict:
+        gated = f"meta mark & {marks.mask:#010x} == {marks.gate:#010x}"
+        rules.append(f'oifname != "{TUN_NAME}" {gated} counter drop')
+    for via in plan.vias:
+        if via.exits:
+            leaving = f'oifname != "{via.exits[0]}" {_ct_is(marks, via.mark)}'
+            rules.append(f"{leaving} counter drop")
+    return rules

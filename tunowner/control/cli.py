@@ -1,0 +1,174 @@
+"""The command line. It parses, calls the facade, prints, and turns errors into exit codes.
+
+0 ok, 1 a finding or not found, 2 usage, 4 privilege missing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from tunowner.control import render
+from tunowner.errors import ConfigError, TunOwnerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tunowner.app.events import Event
+    from tunowner.core.model import Owner
+
+# ruff: noqa: PLC0415 - each command imports what it uses, where it uses it: start-up is counted
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except TunOwnerError as error:
+        click.echo(f"tunowner: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tunowner")
+def cli() -> None:
+    """Which program opened this flow, and where should it go?"""
+
+
+@cli.command()
+@click.option(
+    "--rules",
+    multiple=True,
+    metavar="PATH",
+    help="A rule file or a folder of them; repeatable. Without it everything is direct.",
+)
+@click.option("--dry-run", is_flag=True, help="Decide and print, and let everything pass.")
+@click.option(
+    "--mark-byte",
+    type=click.IntRange(0, 3),
+    default=3,
+    show_default=True,
+    help="Which byte of the fwmark is ours, from the right.",
+)
+@_JSON
+def run(rules: tuple[str, ...], *, dry_run: bool, mark_byte: int, as_json: bool) -> None:
+    """Intercept new flows and act on the rules, until Ctrl-C or SIGTERM."""
+    from tunowner.app.service import RunOptions, Service
+
+    write = _write_json if as_json else _write_line
+    Service(RunOptions(rules, dry_run, mark_byte * 8), write).run()
+
+
+@cli.command()
+@click.argument("words", nargs=-1, required=True, metavar="[tcp|udp] LOCAL [REMOTE]")
+@_JSON
+def who(words: tuple[str, ...], *, as_json: bool) -> None:
+    """Name the owner of a socket: who tcp 127.0.0.1:41234, who :5353, who udp [::1]:53.
+
+    Without a protocol both are tried. Exits with 1 when nothing holds the socket.
+    """
+    from tunowner.app.find import PROTOCOLS, find_process
+
+    protocols: Sequence[str] = PROTOCOLS
+    if words[0] in PROTOCOLS:
+        protocols, words = words[:1], words[1:]
+    if not 1 <= len(words) <= 2:
+        raise click.UsageError("give LOCAL, and REMOTE if you like, each as ADDRESS:PORT")
+    local, remote = _endpoint(words[0]), _endpoint(words[1]) if len(words) == 2 else None
+    answers = {name: find_process(name, *local, remote) for name in protocols}
+    found = {name: owner for name, owner in answers.items() if owner.candidates}
+    for name, owner in (found or answers).items():
+        _print_owner(" ".join((name, *words)), owner, as_json=as_json)
+    sys.exit(0 if found else 1)
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@_JSON
+def check(paths: tuple[str, ...], *, as_json: bool) -> None:
+    """Read rule files and list everything that is wrong with them."""
+    from tunowner.app.config import load_rules
+
+    try:
+        rules = load_rules(paths)
+    except ConfigError as error:
+        findings, count = error.findings, 0
+    else:
+        findings, count = rules.warnings, len(rules.rules)
+    errors = sum(finding.severity == "error" for finding in findings)
+    if as_json:
+        _write_json({"findings": [_finding_fields(it) for it in findings], "rules": count})
+    else:
+        for finding in findings:
+            click.echo(str(finding))
+        click.echo(f"{errors} errors, {len(findings) - errors} warnings, {count} rules")
+    sys.exit(1 if errors else 0)
+
+
+@cli.command()
+@_JSON
+def doctor(*, as_json: bool) -> None:
+    """Tell what this machine can do, and what to install for more."""
+    from dataclasses import asdict
+
+    from tunowner.backends import open_backend
+
+    checks = open_backend().doctor()
+    if as_json:
+        _write_json({"checks": [asdict(check) for check in checks]})
+    else:
+        for check in checks:
+            click.echo(f"{'ok   ' if check.ok else 'lacks'} {check.name}: {check.detail}")
+            if not check.ok:
+                click.echo(f"      {check.hint}")
+    sys.exit(0 if all(check.ok for check in checks if check.needed) else 1)
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    address, _, port = text.rpartition(":")
+    if not port.isdecimal() or len(port) > 5:
+        raise click.UsageError(f"{text!r} is not ADDRESS:PORT (an IPv6 address goes in brackets)")
+    bare = address[1:-1] if address.startswith("[") and address.endswith("]") else address
+    return ("" if bare == "*" else bare), int(port)
+
+
+def _print_owner(title: str, owner: Owner, *, as_json: bool) -> None:
+    if not as_json:
+        click.echo(render.owner_block(title, owner))
+        return
+    from tunowner.app.events import owner_fields
+
+    socket, *details = title.split()
+    fields = {"proto": socket, "local": details[0], "owner": owner_fields(owner)}
+    _write_json(fields | {"backend": owner.backend, "lookup_us": owner.lookup_us})
+
+
+def _finding_fields(finding: object) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return asdict(finding)  # type: ignore[call-overload, no-any-return]
+
+
+def _write_json(event: Event) -> None:
+    sys.stdout.write(json.dumps(event, ensure_ascii=True) + "\n")
+    sys.stdout.flush()
+
+
+def _write_line(event: Event) -> None:
+    sys.stdout.write(render.event_line(event) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,67 @@
+"""Words for people: a line for a flow, a block for an owner. JSON needs none of this."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tunowner.app.events import Event
+    from tunowner.core.model import Owner
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+
+
+def clean(text: object) -> str:
+    """Return `text` with control characters spelled out: a program's name must not draw on us."""
+    return str(text).translate(_CONTROLS)
+
+
+def event_line(event: Event) -> str:
+    """Return one line, without its end, for any event."""
+    match event["event"]:
+        case "open":
+            return _flow_line(event)
+        case "ready":
+            dry = ", dry run: everything passes" if event.get("dry_run") else ""
+            return f"ready: {event['device']}, {event['rules']} rules{dry}. Ctrl-C ends it."
+        case "stopped":
+            counts = event["statistics"].items()
+            return "stopped: " + ", ".join(f"{name} {count}" for name, count in counts if count)
+        case other:
+            return clean(other)
+
+
+def _flow_line(event: Event) -> str:
+    owner = event["owner"]
+    clock = time.strftime("%H:%M:%S", time.localtime(event["ts"]))
+    milliseconds = int(event["ts"] * 1000) % 1000
+    rule = f"  rule={clean(event['rule'])}" if event["rule"] else ""
+    return (
+        f"{clock}.{milliseconds:03d} {event['proto']} {_program(owner)} "
+        f"{event['src']} -> {event['dst']} {clean(event['action'])}{rule}"
+        f"  {clean(event['why'])}  lookup={event['lookup_us'] / 1000:.1f}ms"
+    )
+
+
+def _program(owner: dict[str, object]) -> str:
+    if owner["pid"] is None:
+        user = f" {clean(owner['user'])}" if owner["user"] else ""
+        return f"(unknown: {owner['grade']}){user}"
+    return f"{clean(owner['name'] or '?')}[{owner['pid']}] {clean(owner['user'] or owner['uid'])}"
+
+
+def owner_block(title: str, owner: Owner) -> str:
+    """Return the answer of `who`, several lines."""
+    detail = f" ({clean(owner.detail)})" if owner.detail else ""
+    lines = [clean(title)]
+    for process in owner.candidates:
+        deleted = " (deleted)" if process.deleted else ""
+        lines.append(f"  owner   {clean(process.name or '?')}  pid {process.pid}")
+        lines.append(f"  path    {clean(process.path or '?')}{deleted}")
+        lines.append(f"  user    {clean(process.user or process.uid)}")
+    if not owner.candidates and owner.uid is not None:
+        lines.append(f"  user    {clean(owner.user or owner.uid)}")
+    how = f" by {owner.backend}" if owner.backend else ""
+    lines.append(f"  grade   {owner.grade}{detail}{how}, {owner.lookup_us / 1000:.1f} ms")
+    return "\n".join(lines)
