@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +65,10 @@ class Engine:
 
     def wait_for_event(self, name: str, timeout: float = 10.0, **fields: object) -> Event:
         """Wait for `{"event": name, ...}` with these fields."""
-        wanted = {"event": name, **fields}.items()
-        return self.wait_for(lambda event: wanted <= _plain(event).items(), timeout, repr(wanted))
+        wanted = {"event": name, **fields}
+        return self.wait_for(
+            lambda event: wanted.items() <= _plain(event).items(), timeout, str(wanted)
+        )
 
     def matching(self, **fields: object) -> list[Event]:
         """Return the events so far that have these fields."""
@@ -93,9 +96,9 @@ class Engine:
         return self.process.returncode
 
     def close(self) -> None:
-        """Kill it if need be, and let go of its output."""
+        """Stop it if it runs, so that it cleans up, and let go of its output."""
         if self.process.poll() is None:
-            self.kill()
+            self.stop()
         self._reader.join(10.0)
         kill_group(self.process)
 
@@ -103,6 +106,9 @@ class Engine:
         return next((event for event in self.events if predicate(event)), None)
 
     def _report(self, what: str) -> str:
+        if self._ended:  # its output has; it will itself in a moment
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(5.0)
         state = f"exit status {self.process.poll()}"
         tail = [*self.text[-20:], *map(str, self.events[-20:])]
         return f"engine: waited in vain for {what}; {state}; stdout: {tail}; stderr: {self.stderr}"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _SO_MARK = 36
 _IP_PKTINFO, _IPV6_PKTINFO = 8, 50
+_U32 = struct.Struct("=I")
 _IN_PKTINFO = struct.Struct("=i4s4s")  # interface, source, unused
 _IN6_PKTINFO = struct.Struct("=16si")
 _SEND_BUFFER = 4 * 1024 * 1024
@@ -82,7 +83,7 @@ class Sender:
 def _marked_socket(family: int, protocol: int, mark: int) -> socket.socket:
     raw = socket.socket(family, socket.SOCK_RAW, protocol)
     raw.setblocking(False)
-    raw.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+    raw.setsockopt(socket.SOL_SOCKET, _SO_MARK, _U32.pack(mark))  # a plain int is signed
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     return raw
 
