@@ -67,8 +67,14 @@ class Findings:
             raise ConfigError(found)
 
 
+def shown(text: str) -> str:
+    """Return foreign text fit for one line of a terminal: a file name may hold any character."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
 def quoted(text: str) -> str:
-    """Return the text in quotes, cut to `SHOWN_LENGTH` characters."""
+    """Return the text in quotes, on one line, cut to `SHOWN_LENGTH` characters."""
+    text = shown(text)
     short = text if len(text) <= SHOWN_LENGTH else text[: SHOWN_LENGTH - 3] + "..."
     return f"'{short}'"
 

@@ -111,7 +111,7 @@ class Port(FlowCondition):
     @staticmethod
     def parse(node: Scalar) -> range:
         """Return the ports as a range."""
-        if isinstance(node.value, int):
+        if isinstance(node.value, int) and not isinstance(node.value, bool):
             return _ports(node.text, node.value, node.value)
         first, dash, last = node.text.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .nodes import Node
 
 VERSION = 1
+_RULES_HINT = "write - name: ... for each rule, or [] for none"
 _SECTIONS = ("defaults", "outbounds", "sets", "rules")
 
 
@@ -105,7 +106,11 @@ class _Loader:
     def _rules(self) -> list[Rule]:
         matches = Matches(self.shape, self.sets)
         first: dict[str, Place] = {}
-        nodes = (node for section in self._sections("rules") for node in self.shape.items(section))
+        nodes = (
+            node
+            for section in self._sections("rules")
+            for node in self.shape.items(section, _RULES_HINT)
+        )
         rules = (self._rule(node, matches, first) for node in nodes)
         return [rule for rule in rules if rule]
 
@@ -130,7 +135,7 @@ class _Loader:
         first.setdefault(name, place)
 
     def _action(self, node: Node | None) -> str | None:
-        scalar = self.shape.scalar(node)
+        scalar = self.shape.text(node)
         if scalar is None:
             return None
         known = (*BUILTIN_ACTIONS, *self.outbounds.names)

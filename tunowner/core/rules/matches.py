@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .condition import ProcessCondition
 from .logic import All, Any, Anything, Matcher, Not
-from .nodes import Scalar
+from .nodes import ListNode, Scalar
 from .process_conditions import Holders
 from .sets import read_values
 from .table import CONDITIONS
@@ -60,7 +60,7 @@ class Matches:
 
     def _list(self, node: Node, combine: Callable[[list[Matcher]], Matcher]) -> Matcher | None:
         items = self._shape.items(node, "write [ { ... }, { ... } ]")
-        if not items and not isinstance(node, Scalar):
+        if isinstance(node, ListNode) and not items:
             self._shape.findings.add(node.place, "E014", "an empty list", "write a condition in it")
         parts = [part for item in items if (part := self._mapping(item))]
         return combine(parts) if parts else None

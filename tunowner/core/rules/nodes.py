@@ -36,6 +36,7 @@ _UNPRINTABLE = re.compile(
 # YAML 1.2 section 10.3.2. The lengths stay below int()'s own limit of 4300 digits.
 _DECIMAL = re.compile(r"[-+]?[0-9]{1,20}")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]{1,16}")
+_CONTROLS = frozenset(("Cc", "Zl", "Zp"))  # control characters and the separators of lines
 _CONSTANTS = dict.fromkeys(("", "~", "null", "Null", "NULL"))
 _BOOLEANS = {
     "true": True,
@@ -147,7 +148,7 @@ class _Builder:
         if line[place.column - 1 : place.column] == "\t":
             hint = "indent with spaces, not with tabs"
         else:
-            hint = "put text that contains : # [ ] { } or , in quotes"
+            hint = "check the indentation, and quote text that contains : # [ ] { } or ,"
         problem = error.problem or error.context or "not understood"
         return _UnreadableError(place, BadValueError("E001", f"not valid YAML: {problem}", hint))
 
@@ -215,7 +216,7 @@ class _Builder:
 
     def _scalar(self, event: yaml.ScalarEvent, place: Place) -> Scalar | Refused:
         text = event.value
-        control = next((char for char in text if unicodedata.category(char) == "Cc"), None)
+        control = next((char for char in text if unicodedata.category(char) in _CONTROLS), None)
         if control is not None:
             message = f"control character U+{ord(control):04X} in text"
             self._findings.add(place, "E008", message, "write it on one line, without escapes")

@@ -45,14 +45,14 @@ def _table(name: str, node: Scalar) -> TableOutbound:
         raise BadValueError("E113", f"table {table} is {_UNUSABLE_TABLES[table]}", hint)
     if not 0 < table <= _MAX_U32:
         hint = f"write 1 to {_MAX_U32}"
-        raise BadValueError("E113", f"{table} is no routing table", hint)
+        raise BadValueError("E113", f"{node.text} is no routing table", hint)
     return TableOutbound(name, table)
 
 
 def _mark(name: str, node: Scalar) -> MarkOutbound:
     mark = expect_int(node)
     if not 0 < mark <= _MAX_U32:
-        raise BadValueError("E114", f"{mark} is no mark", f"write 1 to {_MAX_U32:#x}")
+        raise BadValueError("E114", f"{node.text} is no mark", f"write 1 to {_MAX_U32:#x}")
     return MarkOutbound(name, mark)
 
 
@@ -109,7 +109,7 @@ class Outbounds:
             self._shape.findings.add_bad(value.place, bad)
 
     def _type(self, node: Node) -> str | None:
-        scalar = self._shape.scalar(node)
+        scalar = self._shape.text(node)
         if scalar is None or scalar.text in _TYPES:
             return scalar.text if scalar else None
         message = f"unknown outbound type {quoted(scalar.text)}"

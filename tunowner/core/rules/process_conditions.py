@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from tunowner.core.model import FlowKey, Grade, Owner, Process
 
 from .condition import ProcessCondition
-from .findings import BadValueError, quoted
+from .findings import BadValueError, quoted, shown
 from .globs import compile_glob, is_literal
 from .logic import UNKNOWN, Matcher, Truth, agreed, every, some
 from .shape import expect_int, expect_text, wrong_type
@@ -146,11 +146,6 @@ def _with_slashes(path: str) -> str:
     return path if path.startswith("/") else path.replace("\\", "/")
 
 
-def shown(text: str) -> str:
-    """Return foreign text fit for one line of a terminal: a file name may hold any character."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
-
-
 @dataclass(frozen=True, slots=True)
 class _Executable(ProcessCondition):
     """Shared by `app:` and `path:`, which differ in how they read their text."""
@@ -186,7 +181,7 @@ class _Executable(ProcessCondition):
     def because(self, process: Process) -> str:
         path = process.path or ""
         pattern = self._fitting(path) or ""
-        return f"{self.key} {quoted(shown(pattern))} is {shown(path)}"
+        return f"{self.key} {quoted(pattern)} is {shown(path)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,12 +246,12 @@ class User(ProcessCondition):
     @staticmethod
     def parse(node: Scalar) -> int | str:
         """Return a uid, also for digits in quotes, else a name."""
-        if isinstance(node.value, bool) or not node.text:
+        if node.value in (None, "") or isinstance(node.value, bool):
             raise wrong_type(node, "a user name or a uid")
         if isinstance(node.value, str) and not node.text.isdecimal():
             return node.value
         uid = int(node.text[:11]) if isinstance(node.value, str) else node.value
-        if uid is None or not 0 <= uid <= _MAX_ID:
+        if not 0 <= uid <= _MAX_ID:
             raise BadValueError("E107", f"{node.text} is no uid", f"write 0 to {_MAX_ID}")
         return uid
 

@@ -34,9 +34,10 @@ class Values:
 def read_values(condition: type[Condition], node: Node, shape: Shape) -> Values:
     """Read one value or a list of them; a finding for each that is wrong."""
     items = node.items if isinstance(node, ListNode) else (node,)
+    expected = "a value" if isinstance(node, ListNode) else "a value or a list"
     if not items:
         shape.findings.add(node.place, "E014", f"{condition.key} is empty", "write a value")
-    scalars = [scalar for item in items if (scalar := shape.scalar(item, "a value or a list"))]
+    scalars = [scalar for item in items if (scalar := shape.scalar(item, expected))]
     references = tuple(scalar for scalar in scalars if _is_reference(scalar))
     values: list[Hashable] = []
     for scalar in scalars:
@@ -95,10 +96,12 @@ class Sets:
             cycle = self._way_back(slot)
             if cycle and slot not in reported:
                 reported.update(cycle)
-                names = " -> ".join(f"${name}" for name, _ in (*cycle, slot))
-                place = values.references[0].place
-                hint = "take one of the references out"
-                self._shape.findings.add(place, "E203", f"sets hold each other: {names}", hint)
+                self._report_cycle(values, [name for name, _ in (*cycle, slot)])
+
+    def _report_cycle(self, values: Values, names: list[str]) -> None:
+        place = next(ref.place for ref in values.references if ref.text[1:] == names[1])
+        message = "sets hold each other: " + " -> ".join(f"${name}" for name in names)
+        self._shape.findings.add(place, "E203", message, "take one of the references out")
 
     def check_references(self, key: str, values: Values) -> None:
         """Report references under the condition `key` that lead nowhere."""

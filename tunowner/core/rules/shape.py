@@ -40,8 +40,12 @@ def expect_text(node: Scalar) -> str:
     """Return the text of a scalar; `BadValueError` for a number, a boolean or nothing."""
     if isinstance(node.value, str):
         return node.value
+    raise not_text(node)
+
+
+def not_text(node: Scalar) -> BadValueError:
     hint = "" if node.value is None else f'put it in quotes: "{node.text}"'
-    raise wrong_type(node, "text", hint)
+    return wrong_type(node, "text", hint)
 
 
 def expect_int(node: Scalar) -> int:
@@ -49,19 +53,6 @@ def expect_int(node: Scalar) -> int:
     if isinstance(node.value, int) and not isinstance(node.value, bool):
         return node.value
     raise wrong_type(node, "a number")
-
-
-def expect_name(node: Scalar, pattern: re.Pattern[str]) -> str:
-    """Return the text if it is a good name; `BadValueError` otherwise."""
-    name = expect_text(node)
-    if pattern.fullmatch(name):
-        return name
-    blank = ", blank" if pattern is RULE_NAME else ""
-    raise BadValueError(
-        "E015",
-        f"{quoted(name)} is not a good name",
-        f"1 to 64 letters, digits{blank}, '_', '.' or '-', the first an ASCII letter or digit",
-    )
 
 
 class Shape:
@@ -90,15 +81,25 @@ class Shape:
         self._refuse(node, expected, "")
         return None
 
-    def name(self, node: Node | None, pattern: re.Pattern[str]) -> str | None:
+    def text(self, node: Node | None) -> Scalar | None:
+        """Return a scalar whose value is text."""
         scalar = self.scalar(node)
-        if scalar is None:
-            return None
-        try:
-            return expect_name(scalar, pattern)
-        except BadValueError as bad:
-            self.findings.add_bad(scalar.place, bad)
-            return None
+        if scalar is None or isinstance(scalar.value, str):
+            return scalar
+        self.findings.add_bad(scalar.place, not_text(scalar))
+        return None
+
+    def name(self, node: Node | None, pattern: re.Pattern[str]) -> str | None:
+        """Return a good name."""
+        scalar = self.text(node)
+        if scalar is None or pattern.fullmatch(scalar.text):
+            return scalar.text if scalar else None
+        blank = ", blank" if pattern is RULE_NAME else ""
+        hint = (
+            f"1 to 64 letters, digits{blank}, '_', '.' or '-', the first an ASCII letter or digit"
+        )
+        self.findings.add(scalar.place, "E015", f"{quoted(scalar.text)} is not a good name", hint)
+        return None
 
     def fields(
         self, node: MappingNode, where: str, required: Collection[str], optional: Collection[str]
@@ -119,7 +120,7 @@ class Shape:
 
     def definitions(self, node: Node) -> Iterator[tuple[Scalar, Node]]:
         """Yield the entries of a mapping of names to definitions whose names are good."""
-        mapping = self.mapping(node)
+        mapping = self.mapping(node, "write a name and what it stands for")
         for key, value in mapping.entries.values() if mapping else ():
             # Keys are names here whatever YAML makes of them: `7:` is a fine name for a set.
             as_text = Scalar(key.place, key.text, key.text)
