@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.lab.processes import finish, kill_group
+from tests.lab.processes import kill_group, reap
 from tests.lab.topology import SERVICE4
 
 if TYPE_CHECKING:
@@ -69,7 +70,16 @@ class RunningProbe:
 
     def finish(self, timeout: float = 60.0) -> list[FlowReport]:
         """Let the probe end; return the reports that `next` has not."""
-        return _read(finish(self.process, None, timeout).stdout)
+        assert self.process.stdin
+        assert self.process.stdout
+        impatience = threading.Timer(timeout, self.process.kill)
+        impatience.start()
+        self.process.stdin.close()
+        rest = _read(self.process.stdout.read())  # not communicate: it misses what `next` buffered
+        impatience.cancel()
+        status = reap(self.process)
+        assert status in (0, 1), f"the probe ended with {status}"
+        return rest
 
     def kill(self) -> None:
         kill_group(self.process)

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+def reap(process: subprocess.Popen[str]) -> int:
+    """Wait for a process that is about to end, and let go of its pipes."""
+    status = process.wait(10.0)
+    _close_pipes(process)
+    return status
+
+
 def kill_group(process: subprocess.Popen[str]) -> None:
     """Kill a process that nobody has waited for yet, with its group, and reap it."""
     if process.poll() is None:

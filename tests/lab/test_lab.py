@@ -318,10 +318,10 @@ def _fake_engine(world: World, script: str) -> Engine:
 
 POLITE = """
     import signal, sys
-    print('{"event": "ready"}')
-    print('no json')
-    print('{"event": "open", "src": "a", "owner": {"pid": 1}}')
     try:
+        print('{"event": "ready"}')
+        print('no json')
+        print('{"event": "open", "src": "a", "owner": {"pid": 1}}')
         signal.pause()
     except KeyboardInterrupt:
         print('{"event": "stopped", "flows": 1}')
@@ -353,3 +353,21 @@ def test_the_engine_handle_shows_why_there_is_no_engine(world: World) -> None:
     engine = _fake_engine(world, "import sys; sys.exit('no such device')")
     with pytest.raises(AssertionError, match=r"exit status 1.*no such device"):
         engine.wait_for_event("ready")
+
+
+RULES = "version: 1\ndefaults: { action: direct, when_unknown: direct }\n"
+
+
+def test_the_real_engine_can_be_stopped(world: World) -> None:
+    engine = world.engine(RULES)
+    (flow,) = world.app("alpha").probe("tcp")
+    event = engine.wait_for_event("open", src=flow.src, dst=flow.dst)
+    assert event["owner"]["pid"] == flow.pid
+    assert engine.stop() == 0, engine.stderr
+    assert "statistics" in engine.stopped
+
+
+def test_the_real_engine_can_be_killed(world: World) -> None:
+    engine = world.engine(RULES)
+    engine.kill()
+    assert world.app("alpha").probe("tcp")[0].ok
