@@ -367,7 +367,7 @@ def test_the_real_engine_can_be_stopped(world: World) -> None:
     assert "statistics" in engine.stopped
 
 
-def test_the_real_engine_can_be_killed(world: World) -> None:
-    engine = world.engine(RULES)
+def test_the_real_engine_can_be_killed(own_world: World) -> None:
+    engine = own_world.engine(RULES)
     engine.kill()
-    assert world.app("alpha").probe("tcp")[0].ok
+    assert own_world.app("alpha").probe("tcp")[0].ok
