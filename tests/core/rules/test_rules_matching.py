@@ -66,7 +66,7 @@ FLOW_CONDITIONS = [
 @pytest.mark.parametrize("owner", [ABSENT, owned(CURL)], ids=["absent", "curl"])
 def test_a_condition_on_the_flow_needs_no_owner(
     match: str, key: FlowKey, expected: str, owner: Owner
-):
+) -> None:
     assert one_rule(f"{{ {match} }}").decide(key, owner).action == expected
 
 
@@ -108,7 +108,7 @@ APPS = [
 
 
 @pytest.mark.parametrize(("match", "path", "expected"), APPS)
-def test_app_and_path(match: str, path: str, expected: str):
+def test_app_and_path(match: str, path: str, expected: str) -> None:
     rules = one_rule(f"{{ {match} }}")
     assert rules.decide(flow(), app(path)).action == expected
     assert rules.decide(flow(), ABSENT).action == UNKNOWN
@@ -168,7 +168,7 @@ OWNER_CONDITIONS = [
 
 
 @pytest.mark.parametrize(("match", "owner", "expected"), OWNER_CONDITIONS)
-def test_conditions_on_the_owner(match: str, owner: Owner, expected: str):
+def test_conditions_on_the_owner(match: str, owner: Owner, expected: str) -> None:
     assert one_rule(f"{{ {match} }}").decide(flow(), owner).action == expected
 
 
@@ -200,7 +200,7 @@ LOGIC = [
 
 
 @pytest.mark.parametrize(("match", "expected"), LOGIC)
-def test_three_valued_logic(match: str, expected: str):
+def test_three_valued_logic(match: str, expected: str) -> None:
     assert one_rule(match).decide(flow(port=443), ABSENT).action == expected
 
 
@@ -224,7 +224,9 @@ sets:
         ("not: { ip: $lan }", flow("10.1.1.1"), NO),
     ],
 )
-def test_a_set_stands_for_its_values_under_the_same_key(match: str, key: FlowKey, expected: str):
+def test_a_set_stands_for_its_values_under_the_same_key(
+    match: str, key: FlowKey, expected: str
+) -> None:
     assert one_rule(f"{{ {match} }}", SETS).decide(key, ABSENT).action == expected
 
 
@@ -270,7 +272,7 @@ REASONS = [
 
 
 @pytest.mark.parametrize(("match", "owner", "why"), REASONS)
-def test_a_decision_says_why(match: str, owner: Owner, why: str):
+def test_a_decision_says_why(match: str, owner: Owner, why: str) -> None:
     rules = one_rule(match, "sets: { s: { ip: 9.9.9.9 } }\n")
     assert rules.decide(flow("203.0.113.5", 443), owner).why == why
 
@@ -307,13 +309,13 @@ rules:
 )
 def test_the_first_rule_that_surely_matches_decides(
     port: int, owner: Owner, expected: tuple[str, str | None, str | None]
-):
+) -> None:
     decision = load([("a.yaml", ORDERED), ("b.yaml", MORE)]).decide(flow(port=port), owner)
     assert (decision.action, decision.rule, decision.rule_file) == expected
     assert decision.owner is owner
 
 
-def test_outbounds_keep_their_order():
+def test_outbounds_keep_their_order() -> None:
     assert list(load([("a.yaml", ORDERED)]).outbounds.items()) == [
         ("vpn", InterfaceOutbound("vpn", "wg0")),
         ("table", TableOutbound("table", 254)),
@@ -321,7 +323,7 @@ def test_outbounds_keep_their_order():
     ]
 
 
-def test_what_a_later_file_defines_is_usable_in_an_earlier_one():
+def test_what_a_later_file_defines_is_usable_in_an_earlier_one() -> None:
     use = "version: 1\nrules: [{ name: r, match: { ip: $lan }, action: vpn }]"
     define = (
         "version: 1\n"
@@ -345,17 +347,17 @@ def test_what_a_later_file_defines_is_usable_in_an_earlier_one():
         ("outbounds: { o: { type: mark, mark: 1 } }", True),
     ],
 )
-def test_only_direct(text: str, expected: bool):  # noqa: FBT001 - a table
+def test_only_direct(text: str, expected: bool) -> None:  # noqa: FBT001 - a table
     assert load([("a.yaml", f"version: 1\n{text}")]).only_direct is expected
 
 
-def test_without_files_all_is_direct():
+def test_without_files_all_is_direct() -> None:
     rules = load([])
     assert rules.only_direct
     assert rules.decide(flow(), ABSENT).action == "direct"
 
 
-def test_sets_that_double_each_other_cost_nothing():
+def test_sets_that_double_each_other_cost_nothing() -> None:
     lines = ["  s0: { app: [a, b] }"]
     lines += [f"  s{n}: {{ app: [$s{n - 1}, $s{n - 1}, c{n}] }}" for n in range(1, 300)]
     text = "sets:\n" + "\n".join(reversed(lines)) + "\n"
@@ -364,6 +366,6 @@ def test_sets_that_double_each_other_cost_nothing():
     assert rules.decide(flow(), app("/bin/c299")).action == YES
 
 
-def test_a_process_is_not_confused_by_its_folder():
+def test_a_process_is_not_confused_by_its_folder() -> None:
     trap = Process(1, 1, "/tmp/curl/evil", 1000, "ana")
     assert one_rule("{ app: curl }").decide(flow(), owned(trap)).action == NO
