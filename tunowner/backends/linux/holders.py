@@ -113,11 +113,16 @@ class Memory:
     def holding(self, holder: Holder, inode: int) -> ProcessDir | None:
         """Return the process if it holds the socket there now."""
         process = self._open.get(holder.pid)
-        if process is None or (not process.holds(holder.link, inode) and process.stat() is None):
-            process = self.opened(holder.pid)
+        if process is not None and process.holds(holder.link, inode):
+            return process
+        process = self.opened(holder.pid)
         return process if process is not None and process.holds(holder.link, inode) else None
 
     def opened(self, pid: int) -> ProcessDir | None:
+        """Return the process that has `pid` now."""
+        process = self._open.get(pid)
+        if process is not None and process.alive():
+            return process
         process = ProcessDir.open(pid)
         if process is not None:
             self._open.put(pid, process)

@@ -237,11 +237,12 @@ class _Answer:
             if described is not None:
                 self._memory.used(process, holder.link)
                 seen[holder] = described
-        before = self._memory.settled(row.cookie)[:1]
-        order = sorted(seen, key=lambda holder: (holder not in before, *_age(seen[holder])))
-        if order:
+        if seen:
+            before = self._memory.settled(row.cookie)[:1]
+            order = sorted(seen, key=lambda holder: (holder not in before, *_age(seen[holder])))
             self._memory.settle(row.cookie, tuple(order))
-        return list(dict.fromkeys(seen[holder] for holder in order))
+            return list(dict.fromkeys(seen[holder] for holder in order))
+        return []
 
     def _doubtful(self, groups: Sequence[Sequence[Process]]) -> bool:
         """Whether the sockets are held by different programs, or one of them by nobody known."""

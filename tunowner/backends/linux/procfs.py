@@ -19,7 +19,7 @@ DELETED = b" (deleted)"
 """Appended to a link's text by d_path() in fs/d_path.c when the file has no name any more."""
 
 _READ_SIZE = 4096
-_CHILDREN_LIMIT = 1 << 16
+_CHILDREN_LIMIT = 1 << 14
 
 
 class Stat(NamedTuple):
@@ -62,12 +62,13 @@ class ProcessDir:
     to the next file opened, so that a late reader would read about another process.
     """
 
-    __slots__ = ("_fd", "pid", "start")
+    __slots__ = ("_fd", "parent", "pid", "start")
 
     def __init__(self, pid: int, fd: int) -> None:
         self._fd = fd
         self.pid = pid
         self.start = 0
+        self.parent = 0
 
     def __del__(self) -> None:
         os.close(self._fd)
@@ -82,8 +83,16 @@ class ProcessDir:
         stat = opened.stat()
         if stat is None:
             return None
-        opened.start = stat.start
+        opened.start, opened.parent = stat.start, stat.parent
         return opened
+
+    def alive(self) -> bool:
+        """Whether this process is still there, be it as a zombie."""
+        try:
+            os.stat(b"stat", dir_fd=self._fd)
+        except OSError:
+            return False
+        return True
 
     def stat(self) -> Stat | None:
         text = self.read(b"stat")
@@ -134,12 +143,11 @@ class ProcessDir:
     def relatives(self) -> tuple[int, ...]:
         """Return the pids of the parent and of the children that the first thread forked.
 
+        The parent is the one there was at `open`: only it can have been forked from.
         Children need CONFIG_PROC_CHILDREN; without it only the parent is told.
         """
-        stat = self.stat()
-        parent = (stat.parent,) if stat is not None and stat.parent else ()
         children = self.read(b"task/%d/children" % self.pid, _CHILDREN_LIMIT) or b""
-        return parent + tuple(int(word) for word in children.split() if word.isdigit())
+        return (self.parent, *(int(word) for word in children.split()))
 
     def holds(self, link: bytes, inode: int) -> bool:
         """Whether `link`, such as `fd/12`, is the socket `inode` at this moment."""

@@ -21,6 +21,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from tunowner.backends.linux import netlink
@@ -57,7 +58,10 @@ _ROW = struct.Struct("=BBBB2s2s16s16sIIIIIIII")
 
 
 class SocketRow(NamedTuple):
-    """One socket as the kernel describes it. `inode` is 0 when no file refers to it any more."""
+    """One socket as the kernel describes it. `inode` is 0 when no file refers to it any more.
+
+    The attributes are read when asked for: a plain look-up needs none of them.
+    """
 
     family: int
     protocol: int
@@ -70,8 +74,23 @@ class SocketRow(NamedTuple):
     inode: int
     uid: int
     cookie: int
-    cgroup_id: int = 0
-    v6only: bool = False
+    attributes: bytes = b""
+
+    @property
+    def cgroup_id(self) -> int:
+        """The control group (v2) of the process that made the socket, 0 when unknown."""
+        payload = self._attribute(CGROUP_ID)
+        return int.from_bytes(payload, sys.byteorder) if len(payload) == 8 else 0
+
+    @property
+    def v6only(self) -> bool:
+        """Whether an IPv6 socket refuses IPv4; told of unconnected sockets only."""
+        return self._attribute(SKV6ONLY)[:1] == b"\x01"
+
+    def _attribute(self, kind: int) -> bytes:
+        data = self.attributes
+        found = (value for key, value in netlink.iter_attributes(data, 0, len(data)) if key == kind)
+        return next(found, b"")
 
     @property
     def connected(self) -> bool:
@@ -106,7 +125,6 @@ def parse_row(buffer: netlink.Buffer, start: int, end: int, protocol: int) -> So
         inode,
     ) = _ROW.unpack_from(buffer, start)
     size = 4 if family == AF_INET else 16
-    cgroup_id, v6only = _extras(buffer, start + _ROW.size, end)
     return SocketRow(
         family,
         protocol,
@@ -119,19 +137,8 @@ def parse_row(buffer: netlink.Buffer, start: int, end: int, protocol: int) -> So
         inode,
         uid,
         low | high << 32,
-        cgroup_id,
-        v6only,
+        bytes(buffer[start + _ROW.size : end]),
     )
-
-
-def _extras(buffer: netlink.Buffer, start: int, end: int) -> tuple[int, bool]:
-    cgroup_id, v6only = 0, False
-    for kind, payload in netlink.iter_attributes(buffer, start, end):
-        if kind == CGROUP_ID and len(payload) == 8:
-            cgroup_id = struct.unpack("=Q", payload)[0]
-        elif kind == SKV6ONLY:
-            v6only = payload[:1] == b"\x01"
-    return cgroup_id, v6only
 
 
 def rank(row: SocketRow, flow: FlowKey, interface: int = 0) -> int | None:
