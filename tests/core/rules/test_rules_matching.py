@@ -369,3 +369,18 @@ def test_sets_that_double_each_other_cost_nothing() -> None:
 def test_a_process_is_not_confused_by_its_folder() -> None:
     trap = Process(1, 1, "/tmp/curl/evil", 1000, "ana")
     assert one_rule("{ app: curl }").decide(flow(), owned(trap)).action == NO
+
+
+def test_a_file_with_warnings_loads_and_keeps_them() -> None:
+    text = """version: 1
+defaults: { when_unknown: block }
+rules:
+  - { name: all, match: any, action: direct }
+  - { name: late, match: { port: 1 }, action: block }
+"""
+    assert list(map(str, load([("a.yaml", text)]).warnings)) == [
+        "a.yaml:2:11: warning W102: when_unknown can never apply; "
+        "rule 'all' (a.yaml:4) matches every flow",
+        "a.yaml:5:5: warning W101: rule 'late' can never match; "
+        "rule 'all' (a.yaml:4) before it matches every flow",
+    ]

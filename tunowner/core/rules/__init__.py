@@ -5,9 +5,9 @@ every finding. `RuleSet.decide` gives the action for a flow and its owner, and w
 
 The first rule that matches decides; the keys of one mapping must all fit, of a list one value must;
 a condition on something that is not known is unknown, and unknown never matches, `not` included
-(`logic`). Text becomes nodes with places (`nodes`), nodes become conditions (`conditions`: the one
-table; a new condition is one class), conditions a tree of matchers (`matches`). Nothing in here
-does I/O, reads a clock or knows the platform.
+(`logic`). Text becomes nodes with places (`nodes`), nodes become conditions (`table` lists
+them; a new one is one class and one line), conditions a tree of matchers (`matches`). Nothing in
+here does I/O, reads a clock or knows the platform.
 """
 
 from .load import load
