@@ -379,8 +379,12 @@ rules:
   - { name: late, match: { port: 1 }, action: block }
 """
     assert list(map(str, load([("a.yaml", text)]).warnings)) == [
-        "a.yaml:2:11: warning W102: when_unknown can never apply; "
-        "rule 'all' (a.yaml:4) matches every flow",
-        "a.yaml:5:5: warning W101: rule 'late' can never match; "
-        "rule 'all' (a.yaml:4) before it matches every flow",
+        (
+            "a.yaml:2:11: warning W102: when_unknown can never apply; "
+            "rule 'all' (a.yaml:4) matches every flow"
+        ),
+        (
+            "a.yaml:5:5: warning W101: rule 'late' can never match; "
+            "rule 'all' (a.yaml:4) before it matches every flow"
+        ),
     ]
