@@ -75,7 +75,8 @@ Action = Lookup | Carry | Announce
 class Statistics:
     """Counters since start.
 
-    `followers` are packets of a flow already decided, `retransmissions` SYNs of a pending one.
+    `followers` are packets of a flow already decided, `retransmissions` SYNs of a pending one,
+    `superseded` packets held for a connection that gave way to a newer one on the same ports.
     `dropped_*` packets were lost to a limit; TCP sends them again.
     """
 
@@ -83,6 +84,7 @@ class Statistics:
     flows: int = 0
     followers: int = 0
     retransmissions: int = 0
+    superseded: int = 0
     lookup_timeouts: int = 0
     malformed: int = 0
     other_protocol: int = 0
@@ -194,9 +196,11 @@ class Engine:
         if segment.flow.protocol == UDP or not segment.opens:
             return self._hold(pending, packet)
         if segment.sequence == pending.sequence:
+            if not pending.packets:  # a limit took the first one
+                return self._hold(pending, packet)
             self._statistics.retransmissions += 1  # the SYN that is held will do
             return []
-        self._forget(segment.flow)
+        self._statistics.superseded += len(self._forget(segment.flow).packets)
         return self._open(segment, packet)
 
     def _continues(self, recent: _Recent, segment: Segment) -> bool:

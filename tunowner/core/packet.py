@@ -10,12 +10,10 @@ from enum import StrEnum
 from struct import Struct
 from typing import NamedTuple
 
-from tunowner.core.model import TCP, UDP, FlowKey
+from tunowner.core.model import PROTOCOL_NAMES, TCP, UDP, FlowKey
 
-_V4 = Struct(
-    "!BxHHHxB2x4s4s"
-)  # version+ihl, length, id, flags+offset, protocol, source, destination
-_V6 = Struct("!4xHBx16s16s")  # payload length, next header, source, destination
+_V4 = Struct("!BxHHHxB2x4s4s")  # version+ihl, length, id, flags+offset, protocol, addresses
+_V6 = Struct("!4xHBx16s16s")  # payload length, next header, addresses
 _V6_FRAGMENT = Struct("!BxHI")  # next header, offset+flags, id
 _PORTS = Struct("!HH")
 _TCP = Struct("!HHI5xB")  # ports, sequence, flags
@@ -53,13 +51,15 @@ class Segment(NamedTuple):
     """A packet that names its flow. `sequence` is TCP's, 0 for UDP.
 
     `opens` is true for a TCP SYN without ACK and for every UDP datagram. `fragment` is set on a
-    first fragment, so that the later ones, which have no ports, can follow it.
+    first fragment, so that the later ones, which have no ports, can follow it. The TCP or UDP
+    header starts `offset` bytes into the packet.
     """
 
     flow: FlowKey
     opens: bool
     sequence: int
     fragment: FragmentKey | None
+    offset: int
 
 
 def parse(packet: bytes | memoryview) -> Segment | FragmentKey | Unreadable:
@@ -96,7 +96,7 @@ def _parse_v4(packet: bytes | memoryview) -> Segment | FragmentKey | Unreadable:
         return _parse_transport(packet, start, length, protocol, source, target, None)
     key = FragmentKey(source, target, protocol, identification)
     if fragmentation & 0x1FFF:
-        return key
+        return key if protocol in PROTOCOL_NAMES else Unreadable.OTHER_PROTOCOL
     return _parse_transport(packet, start, length, protocol, source, target, key)
 
 
@@ -108,7 +108,7 @@ def _parse_v6(packet: bytes | memoryview) -> Segment | FragmentKey | Unreadable:
     if end > len(packet):
         return Unreadable.MALFORMED
     key = None
-    for _ in range(MAX_EXTENSION_HEADERS):
+    for _ in range(MAX_EXTENSION_HEADERS + 1):  # the last turn is for the transport header
         if header not in _EXTENSION_HEADERS:
             return _parse_transport(packet, start, end, header, source, target, key)
         if start + 8 > end:
@@ -143,10 +143,10 @@ def _parse_transport(
             return Unreadable.MALFORMED
         sport, dport, sequence, flags = _TCP.unpack_from(packet, start)
         opens = flags & _TCP_SYN_ACK == _TCP_SYN
-        return Segment(FlowKey(TCP, source, sport, target, dport), opens, sequence, fragment)
+        return Segment(FlowKey(TCP, source, sport, target, dport), opens, sequence, fragment, start)
     if protocol != UDP:
-        return Unreadable.OTHER_PROTOCOL
+        return Unreadable.OTHER_PROTOCOL if start <= end else Unreadable.MALFORMED
     if end - start < _UDP_HEADER:
         return Unreadable.MALFORMED
     sport, dport = _PORTS.unpack_from(packet, start)
-    return Segment(FlowKey(UDP, source, sport, target, dport), True, 0, fragment)
+    return Segment(FlowKey(UDP, source, sport, target, dport), True, 0, fragment, start)
