@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from ipaddress import ip_address
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple
 
-from tunowner.core.model import Grade, Owner
+from tunowner.backends.base import Check, GateSettings
+from tunowner.core.model import BUILTIN_ACTIONS, FlowKey, Grade, Owner
+from tunowner.core.packet import destination
+from tunowner.errors import DeviceClosed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    from tunowner.core.model import FlowKey
 
 BACKEND = "memory"
 
@@ -49,9 +54,175 @@ class MemoryOwners:
             self._slow.discard(flow)
             yield flow, self._answer(flow)
 
+    def find(self, protocol: str, ip: str, port: int, remote: tuple[str, int] | None) -> Owner:
+        """Answer for a local socket, as `Backend.find_process` promises."""
+        for flow in self._owners:
+            if _fits(flow, protocol, ip, port, remote):
+                return self._answer(flow)
+        return Owner(Grade.ABSENT, backend=BACKEND)
+
     def close(self) -> None:
         """Nothing is open."""
 
     def _answer(self, flow: FlowKey) -> Owner:
         owner = self._owners.get(flow) or Owner(Grade.ABSENT)
         return owner if owner.backend else replace(owner, backend=BACKEND)
+
+
+def _fits(flow: FlowKey, protocol: str, ip: str, port: int, remote: tuple[str, int] | None) -> bool:
+    if (flow.protocol_name, flow.local_port) != (protocol, port):
+        return False
+    if ip and flow.local != ip_address(ip).packed:
+        return False
+    far = (flow.remote, flow.remote_port)
+    return remote is None or far == (ip_address(remote[0]).packed, remote[1])
+
+
+class Carried(NamedTuple):
+    """One call of `MemoryDataPlane.carry`."""
+
+    packet: bytes
+    flow: FlowKey | None
+    action: str
+
+
+class MemoryDataPlane:
+    """A `DataPlane` whose device is a queue: `offer` is the kernel's end of it.
+
+    `carried` lists what was carried, `passed` what was offered once nothing is intercepted any
+    more, and `refreshes` counts `refresh`. `offer`, `change` and `vanish` may be called from any
+    thread, while the loop runs on another.
+    """
+
+    name = "memory0"
+    interface_index = 0
+
+    def __init__(self, settings: GateSettings | None = None) -> None:
+        self.settings = settings or GateSettings()
+        self._lock = Lock()
+        self._queue: deque[bytes] = deque()
+        self._packets = _Bell()
+        self._changes = _Bell()
+        self._intercepting = True
+        self._gone = False
+        self._lost = 0
+        self.carried: list[Carried] = []
+        self.passed: list[bytes] = []
+        self.refreshes = 0
+
+    def __repr__(self) -> str:
+        return f"<MemoryDataPlane: {len(self._queue)} waiting, {len(self.carried)} carried>"
+
+    def offer(self, *packets: bytes) -> None:
+        """Send packets as a program would."""
+        with self._lock:
+            if not self._intercepting:
+                self.passed += packets
+                return
+            self._queue += packets
+            self._packets.set(ringing=bool(self._queue) or self._gone)
+
+    def change(self) -> None:
+        """Let a link, an address or a policy rule change."""
+        with self._lock:
+            self._changes.set(ringing=True)
+
+    def vanish(self) -> None:
+        """Take the device away, as `ip link delete` does."""
+        with self._lock:
+            self._gone = True
+            self._packets.set(ringing=True)
+
+    def fileno(self) -> int:
+        return self._packets.fileno()
+
+    def read(self) -> bytes | None:
+        with self._lock:
+            if self._gone:
+                raise DeviceClosed("the device has gone", where=self.name)
+            packet = self._queue.popleft() if self._queue else None
+            self._packets.set(ringing=bool(self._queue))
+            return packet
+
+    def carry(self, packet: bytes, flow: FlowKey | None, action: str) -> None:
+        """See DataPlane.carry. An action that nobody defined is the caller's bug: ValueError."""
+        outbounds = [outbound.name for outbound in self.settings.outbounds]
+        if action not in (*BUILTIN_ACTIONS, *outbounds):
+            raise ValueError(f"{action!r} is neither built in nor one of {outbounds}")
+        if destination(packet) is None:
+            self._lost += 1
+        else:
+            self.carried.append(Carried(packet, flow, action))
+
+    def changes_fileno(self) -> int:
+        return self._changes.fileno()
+
+    def drain_changes(self) -> None:
+        with self._lock:
+            self._changes.set(ringing=False)
+
+    def refresh(self) -> None:
+        self.refreshes += 1
+
+    def stop_intercepting(self) -> None:
+        with self._lock:
+            self._intercepting = False
+
+    def statistics(self) -> dict[str, int]:
+        return {"carried": len(self.carried), "lost": self._lost}
+
+    def close(self) -> None:
+        with self._lock:
+            self._intercepting = False
+            self._gone = True
+            self._packets.close()
+            self._changes.close()
+
+
+class _Bell:
+    """A descriptor that is readable while it rings. A socket pair, since Windows selects no pipe."""
+
+    def __init__(self) -> None:
+        self._receiver, self._sender = socket.socketpair()
+        self._ringing = False
+
+    def fileno(self) -> int:
+        return self._receiver.fileno()
+
+    def set(self, *, ringing: bool) -> None:
+        if ringing == self._ringing or self.fileno() < 0:
+            return
+        if ringing:
+            self._sender.send(b"!")
+        else:
+            self._receiver.recv(1)
+        self._ringing = ringing
+
+    def close(self) -> None:
+        self._receiver.close()
+        self._sender.close()
+
+
+class MemoryBackend:
+    """A `Backend` of the two fakes, which are there before anything is opened."""
+
+    def __init__(
+        self, plane: MemoryDataPlane | None = None, owners: MemoryOwners | None = None
+    ) -> None:
+        self.plane = plane or MemoryDataPlane()
+        self.owners = owners or MemoryOwners()
+
+    def open_data_plane(self, settings: GateSettings) -> MemoryDataPlane:
+        self.plane.settings = settings
+        return self.plane
+
+    def open_owners(self, interface_index: int = 0) -> MemoryOwners:  # noqa: ARG002 - no interface
+        return self.owners
+
+    def find_process(
+        self, protocol: str, ip: str, port: int, remote: tuple[str, int] | None
+    ) -> Owner:
+        return self.owners.find(protocol, ip, port, remote)
+
+    def doctor(self) -> list[Check]:
+        return [Check(BACKEND, ok=True, detail="flows and owners live in memory")]
