@@ -39,9 +39,9 @@ def load_rules(paths: Sequence[str]) -> RuleSet:
 
 
 def _files(path: Path, findings: list[Finding]) -> list[Path]:
-    if not path.is_dir():
-        return [path]
     try:
+        if not path.is_dir():
+            return [path]
         found = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml"))
     except OSError as error:
         findings.append(_unreadable(path, error.strerror or str(error)))

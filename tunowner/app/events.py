@@ -49,11 +49,12 @@ class EventMaker:
         """Return an event that is about the run: `ready`, `stopped`."""
         return {"schema": SCHEMA, "event": event, "ts": time.time(), **fields}
 
-    def opened(self, flow: FlowKey, decision: Decision) -> Event:
+    def opened(self, flow: FlowKey, decision: Decision, at: float) -> Event:
+        """Return the event of a flow that was decided `at` this time."""
         return {
             "schema": SCHEMA,
             "event": "open",
-            "ts": time.time(),
+            "ts": at,
             "flow": f"{self._run}-{next(self._numbers)}",
             "proto": flow.protocol_name,
             "src": flow.source,
@@ -71,7 +72,8 @@ class EventMaker:
 class Reporter:
     """Writes events on a thread of its own: a reader that stalls must not stall flows.
 
-    Work is passed as a callable, so that wording an event costs the caller nothing either.
+    Work is passed as a callable, so that wording an event costs the caller nothing either. What
+    cannot be written, since nobody reads any more, is `dropped` and counted: flows go on.
     """
 
     def __init__(self, write: Callable[[Event], None]) -> None:
@@ -96,4 +98,7 @@ class Reporter:
 
     def _run(self) -> None:
         while (make := self._queue.get()) is not None:
-            self._write(make())
+            try:
+                self._write(make())
+            except OSError:
+                self.dropped += 1

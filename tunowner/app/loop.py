@@ -30,7 +30,10 @@ SETTLE_S = 0.25
 
 
 class PacketLoop:
-    """Runs until `stop`. `announce` is told of every decided flow, and must not block."""
+    """Runs once, until `stop`; `close` it when no signal handler knows it any more.
+
+    `announce` is told of every decided flow, and must not block.
+    """
 
     def __init__(
         self,
@@ -56,8 +59,8 @@ class PacketLoop:
         return self._wake_sender.fileno()
 
     def wake(self) -> None:
-        """Make the loop look around. Safe from any thread and from a signal handler."""
-        with suppress(BlockingIOError):  # full: it is awake already
+        """Make the loop look around. Safe from any thread and from a signal handler, at any time."""
+        with suppress(OSError):  # full: it is awake already; closed: it has ended
             self._wake_sender.send(b"\0")
 
     def stop(self) -> None:
@@ -77,9 +80,12 @@ class PacketLoop:
         finally:
             self._plane.stop_intercepting()
             self._worker.stop()
-            self._wake_receiver.close()
-            self._wake_sender.close()
         self._let_go()
+
+    def close(self) -> None:
+        """Give back the wake-up sockets. Safe to call twice."""
+        self._wake_receiver.close()
+        self._wake_sender.close()
 
     def _turn_until_stopped(self, selector: selectors.BaseSelector) -> None:
         selector.register(self._plane.fileno(), selectors.EVENT_READ, self._read_packets)

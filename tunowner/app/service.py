@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from tunowner.backends.base import Backend, DataPlane, OwnerSource
     from tunowner.core.rules import RuleSet
 
-_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+_HANG_UP = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, _HANG_UP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,10 @@ class Service:
 
     def _intercept(self, rules: RuleSet, plane: DataPlane, owners: OwnerSource) -> None:
         engine = Engine(partial(decide, rules), dry_run=self._options.dry_run)
-        loop = PacketLoop(plane, owners, engine, self._announce)
-        with _ended_by_signals(loop):
+        with (
+            closing(PacketLoop(plane, owners, engine, self._announce)) as loop,
+            _ended_by_signals(loop),
+        ):
             self._tell("ready", device=plane.name, rules=len(rules.rules), pid=os.getpid())
             notify("READY=1")
             try:
@@ -77,7 +81,7 @@ class Service:
                 self._tell("stopped", statistics=statistics, events_dropped=self._reporter.dropped)
 
     def _announce(self, flow: FlowKey, decision: Decision) -> None:
-        self._reporter.put(partial(self._events.opened, flow, decision))
+        self._reporter.put(partial(self._events.opened, flow, decision, time.time()))
 
     def _tell(self, event: str, **fields: object) -> None:
         dry = {"dry_run": True} if self._options.dry_run else {}
@@ -95,6 +99,8 @@ def decide(rules: RuleSet, flow: FlowKey, owner: Owner) -> Decision:
 @contextmanager
 def _ended_by_signals(loop: PacketLoop) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in _ENDING_SIGNALS}
+    if before.get(_HANG_UP) is signal.SIG_IGN:  # nohup(1) wants us to outlive the terminal
+        del before[_HANG_UP]
     wakeup = signal.set_wakeup_fd(loop.wake_fileno, warn_on_full_buffer=False)
     for number in before:
         signal.signal(number, lambda *_: loop.stop())

@@ -9,12 +9,21 @@ if TYPE_CHECKING:
     from tunowner.app.events import Event
     from tunowner.core.model import Owner
 
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+
+def clean(value: object) -> str:
+    r"""Return text with what does not print spelled out: a program's name must not draw on us.
+
+    That is control characters, those that turn the direction of writing, and bytes of a path that
+    are no UTF-8 (`\x1b`, `\u202e`, `\udcff`).
+    """
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(it if it.isprintable() else _spelled_out(it) for it in text)
 
 
-def clean(text: object) -> str:
-    """Return `text` with control characters spelled out: a program's name must not draw on us."""
-    return str(text).translate(_CONTROLS)
+def _spelled_out(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def event_line(event: Event) -> str:
