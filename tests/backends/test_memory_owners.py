@@ -18,7 +18,7 @@ class TestMemoryOwners(OwnerContract):
         return Case(source, FLOWS, 7)
 
 
-def test_a_slow_flow_needs_a_walk():
+def test_a_slow_flow_needs_a_walk() -> None:
     source = MemoryOwners()
     source.put(FLOWS[0], OWNER, slow=True)
     assert source.quick(FLOWS[0]) is None
@@ -27,7 +27,7 @@ def test_a_slow_flow_needs_a_walk():
     assert source.walked == [tuple(FLOWS)]
 
 
-def test_a_removed_flow_is_absent():
+def test_a_removed_flow_is_absent() -> None:
     source = MemoryOwners({FLOWS[0]: OWNER})
     source.remove(FLOWS[0])
     assert source.quick(FLOWS[0]) == Owner(Grade.ABSENT, backend="memory")

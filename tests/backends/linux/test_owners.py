@@ -9,16 +9,26 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 from tests.backends.linux.children import Child, Truth, server
 from tests.backends.owner_contract import NOWHERE, Case, OwnerContract, ask
 from tunowner.backends.linux import owners as module
-from tunowner.backends.linux.holders import Lru, Memory
+from tunowner.backends.linux.holders import Holder, Lru, Memory
 from tunowner.backends.linux.owners import LinuxOwners, find_process
+from tunowner.backends.linux.procfs import describe
 from tunowner.core.model import TCP, UDP, FlowKey, Grade, Owner
 from tunowner.errors import TunOwnerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tunowner.backends.linux.procfs import ProcessDir
+    from tunowner.backends.linux.sockdiag import SocketRow
+    from tunowner.core.model import Process
 
 if sys.platform != "linux":
     pytest.skip("needs Linux", allow_module_level=True)
@@ -32,22 +42,30 @@ UDP_CHILD = "l, r = json.loads(sys.argv[1]); s = udp(l, r); tell(s); wait()"
 SHARED_PORT_CHILD = f"l, r = json.loads(sys.argv[1]); s = udp(l, r, reuse={REUSE}); tell(s); wait()"
 
 
+class Start(Protocol):
+    """Starts a child and returns it with its first word; all are ended with the test."""
+
+    def __call__(
+        self, code: str, /, *arguments: object, executable: str = ..., inherit: tuple[int, ...] = ()
+    ) -> tuple[Child, list[Truth]]: ...
+
+
 @pytest.fixture
-def source():
+def source() -> Iterator[LinuxOwners]:
     with LinuxOwners() as made:
         yield made
 
 
 @pytest.fixture(name="server")
-def _server():
+def _server() -> Iterator[tuple[str, int]]:
     yield from server()
 
 
 @pytest.fixture
-def start():
+def start() -> Iterator[Start]:
     with ExitStack() as stack:
 
-        def begin(code: str, *arguments: object, **options) -> tuple[Child, list[Truth]]:
+        def begin(code: str, /, *arguments: object, **options: Any) -> tuple[Child, list[Truth]]:
             child = stack.enter_context(Child(code, *arguments, **options))
             return child, child.hear()
 
@@ -65,34 +83,36 @@ def check(source: LinuxOwners, flow: FlowKey, child: Child, truth: Truth, grade:
         assert owner.backend == "procfs"
         assert owner.lookup_us > 0
         assert owner.process is not None
-        assert owner.process.path == os.readlink(f"/proc/{child.pid}/exe")
+        assert owner.process.path == str(Path(f"/proc/{child.pid}/exe").readlink())
     return owner
 
 
 class TestLinuxOwners(OwnerContract):
     @pytest.fixture
-    def case(self, source, server, start):
+    def case(self, source: LinuxOwners, server: tuple[str, int], start: Start) -> Case:
         code = "a, = json.loads(sys.argv[1]); s = [tcp(a) for _ in range(3)]; u = udp(None, a); tell(*s, u); wait()"
         child, truths = start(code, server)
         return Case(source, [truth.flow() for truth in truths], child.pid)
 
 
 class TestSockets:
-    def test_tcp(self, source, server, start):
+    def test_tcp(self, source: LinuxOwners, server: tuple[str, int], start: Start) -> None:
         child, (truth,) = start(TCP_CHILD, server)
         owner = check(source, truth.flow(), child, truth, Grade.EXACT)
         assert (owner.uid, owner.candidates[0].uid) == (os.getuid(), os.getuid())
 
-    def test_tcp_over_ipv6(self, source, start):
+    def test_tcp_over_ipv6(self, source: LinuxOwners, start: Start) -> None:
         for address in server("::1"):
             child, (truth,) = start(TCP_CHILD, address)
             check(source, truth.flow(), child, truth, Grade.EXACT)
 
-    def test_tcp_v4_mapped(self, source, server, start):
+    def test_tcp_v4_mapped(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start
+    ) -> None:
         child, (truth,) = start(TCP_CHILD, ("::ffff:127.0.0.1", server[1]))
         check(source, truth.flow(), child, truth, Grade.EXACT)
 
-    def test_tcp_syn_sent(self, source, start):
+    def test_tcp_syn_sent(self, source: LinuxOwners, start: Start) -> None:
         with socket.socket() as listener, ExitStack() as stack:
             listener.bind(("127.0.0.1", 0))
             listener.listen(0)
@@ -109,35 +129,45 @@ time.sleep(0.05); tell(s, state=s.getsockopt(6, 11, 1)[0]); wait()"""
 
     @pytest.mark.parametrize("remote", [None, FAR])
     @pytest.mark.parametrize("local", [["", 0], ["127.0.0.1", 0]])
-    def test_udp(self, source, start, local, remote):
+    def test_udp(
+        self,
+        source: LinuxOwners,
+        start: Start,
+        local: list[str | int],
+        remote: tuple[str, int] | None,
+    ) -> None:
         child, (truth,) = start(UDP_CHILD, local, remote)
         grade = Grade.EXACT if remote else Grade.WILDCARD
         flow = truth.flow("127.0.0.1" if truth.local[0] == "0.0.0.0" else None, FAR)
         check(source, flow, child, truth, grade)
 
-    def test_udp_dual_stack(self, source, start):
+    def test_udp_dual_stack(self, source: LinuxOwners, start: Start) -> None:
         code = "s = udp(['::', 0], None, socket.AF_INET6, v6only=0); tell(s); wait()"
         child, (truth,) = start(code)
         check(source, truth.flow("127.0.0.1", FAR), child, truth, Grade.WILDCARD)
 
-    def test_udp_v4_mapped_and_connected(self, source, start):
+    def test_udp_v4_mapped_and_connected(self, source: LinuxOwners, start: Start) -> None:
         code = "s = udp(None, ['::ffff:127.0.0.9', 9], socket.AF_INET6); tell(s); wait()"
         child, (truth,) = start(code)
         check(source, truth.flow(), child, truth, Grade.EXACT)
 
-    def test_udp_v6only_is_not_the_sender_of_ipv4(self, source, start):
+    def test_udp_v6only_is_not_the_sender_of_ipv4(self, source: LinuxOwners, start: Start) -> None:
         code = "s = udp(['::', 0], None, socket.AF_INET6, v6only=1); tell(s); wait()"
         _, (truth,) = start(code)
         assert ask(source, truth.flow("127.0.0.1", FAR)).grade == Grade.ABSENT
 
-    def test_connected_and_unconnected_share_a_port(self, source, start):
+    def test_connected_and_unconnected_share_a_port(
+        self, source: LinuxOwners, start: Start
+    ) -> None:
         plain, (wild,) = start(SHARED_PORT_CHILD, ["127.0.0.1", 0], None)
         others = [start(SHARED_PORT_CHILD, wild.local, ["127.0.0.9", port]) for port in (7, 8)]
         for child, (truth,) in others:
             check(source, truth.flow(), child, truth, Grade.EXACT)
         check(source, wild.flow(remote=("127.0.0.9", 6)), plain, wild, Grade.WILDCARD)
 
-    def test_one_address_two_remotes(self, source, server, start):
+    def test_one_address_two_remotes(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start
+    ) -> None:
         code = f"l, r = json.loads(sys.argv[1]); s = tcp(r, local=l, reuse=({socket.SO_REUSEADDR},)); tell(s); wait()"
         for second in server_again():
             one, (first_truth,) = start(code, ["127.0.0.1", 0], server)
@@ -145,7 +175,7 @@ time.sleep(0.05); tell(s, state=s.getsockopt(6, 11, 1)[0]); wait()"""
             check(source, first_truth.flow(), one, first_truth, Grade.EXACT)
             check(source, second_truth.flow(), two, second_truth, Grade.EXACT)
 
-    def test_two_addresses_one_port(self, source, start):
+    def test_two_addresses_one_port(self, source: LinuxOwners, start: Start) -> None:
         one, (first,) = start(UDP_CHILD, ["127.0.0.2", 0], None)
         two, (second,) = start(UDP_CHILD, ["127.0.0.3", first.local[1]], None)
         check(source, first.flow(remote=FAR), one, first, Grade.WILDCARD)
@@ -153,7 +183,9 @@ time.sleep(0.05); tell(s, state=s.getsockopt(6, 11, 1)[0]); wait()"""
         assert ask(source, second.flow("127.0.0.4", FAR)).grade == Grade.ABSENT
 
     @pytest.mark.parametrize("interface", [0, 1])
-    def test_a_listener_is_not_the_owner_of_a_flow(self, source, server, interface):
+    def test_a_listener_is_not_the_owner_of_a_flow(
+        self, source: LinuxOwners, server: tuple[str, int], interface: int
+    ) -> None:
         source.interface = interface
         flow = FlowKey(TCP, LOOPBACK, server[1], NOWHERE, 9)
         owner = source.quick(flow)
@@ -161,7 +193,7 @@ time.sleep(0.05); tell(s, state=s.getsockopt(6, 11, 1)[0]); wait()"""
         assert (owner.grade, owner.candidates) == (Grade.ABSENT, ())
         assert ask(source, flow).process is None
 
-    def test_a_device_that_is_known(self, source, start):
+    def test_a_device_that_is_known(self, source: LinuxOwners, start: Start) -> None:
         code = "s = udp(); s.setsockopt(1, 25, b'lo'); s.bind(('127.0.0.1', 0)); tell(s); wait()"
         child, (truth,) = start(code)
         source.interface = socket.if_nametoindex("lo")
@@ -169,7 +201,9 @@ time.sleep(0.05); tell(s, state=s.getsockopt(6, 11, 1)[0]); wait()"""
         source.interface = 4242
         assert ask(source, truth.flow(remote=FAR)).grade == Grade.ABSENT
 
-    def test_closed_by_its_process(self, source, server, start):
+    def test_closed_by_its_process(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start
+    ) -> None:
         code = (
             "a, = json.loads(sys.argv[1]); s = tcp(a); tell(s); wait(); s.close(); tell(); wait()"
         )
@@ -181,7 +215,9 @@ time.sleep(0.05); tell(s, state=s.getsockopt(6, 11, 1)[0]); wait()"""
         assert (owner.grade, owner.candidates, owner.uid) == (Grade.CLOSED, (), None)
         assert owner.cookie == truth.cookie
 
-    def test_not_accepted_yet(self, source, server, start):
+    def test_not_accepted_yet(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start
+    ) -> None:
         _, (truth,) = start(TCP_CHILD, server)
         flow = truth.flow()
         other_end = FlowKey(TCP, flow.remote, flow.remote_port, flow.local, flow.local_port)
@@ -189,12 +225,12 @@ time.sleep(0.05); tell(s, state=s.getsockopt(6, 11, 1)[0]); wait()"""
         assert (owner.grade, owner.uid, owner.process) == (Grade.KERNEL, None, None)
 
 
-def server_again():
+def server_again() -> Iterator[tuple[str, int]]:
     yield from server()
 
 
 @pytest.fixture
-def other_python(tmp_path):
+def other_python(tmp_path: Path) -> str:
     """Copy the interpreter: the same code run by another executable."""
     path = tmp_path / "otherpython"
     shutil.copy(os.path.realpath(sys.executable), path)
@@ -202,7 +238,9 @@ def other_python(tmp_path):
 
 
 class TestTies:
-    def test_two_programs_on_one_port_are_ambiguous(self, source, start, other_python):
+    def test_two_programs_on_one_port_are_ambiguous(
+        self, source: LinuxOwners, start: Start, other_python: str
+    ) -> None:
         one, (truth,) = start(SHARED_PORT_CHILD, ["127.0.0.1", 0], None)
         two, _ = start(SHARED_PORT_CHILD, truth.local, None, executable=other_python)
         for port in range(1, 20):  # the kernel's own choice varies with the remote end
@@ -211,7 +249,9 @@ class TestTies:
             assert set(pids(owner)) == {one.pid, two.pid}
             assert owner.process is None
 
-    def test_one_program_twice_is_no_doubt_about_the_program(self, source, start):
+    def test_one_program_twice_is_no_doubt_about_the_program(
+        self, source: LinuxOwners, start: Start
+    ) -> None:
         port = free_udp_port()
         children = [start(SHARED_PORT_CHILD, ["127.0.0.1", port], None) for _ in range(2)]
         owner = ask(source, children[0][1][0].flow(remote=FAR))
@@ -219,19 +259,23 @@ class TestTies:
         assert set(pids(owner)) == {child.pid for child, _ in children}
         assert "2 sockets" in owner.detail
 
-    def test_one_interpreter_with_two_scripts_is_ambiguous(self, source, start):
+    def test_one_interpreter_with_two_scripts_is_ambiguous(
+        self, source: LinuxOwners, start: Start
+    ) -> None:
         _, (truth,) = start(SHARED_PORT_CHILD, ["127.0.0.1", 0], None)
         start(SHARED_PORT_CHILD + " # another", truth.local, None)
         assert ask(source, truth.flow(remote=FAR)).grade == Grade.AMBIGUOUS
 
-    def test_a_wildcard_beside_a_bound_socket_may_be_the_sender(self, source, start, other_python):
+    def test_a_wildcard_beside_a_bound_socket_may_be_the_sender(
+        self, source: LinuxOwners, start: Start, other_python: str
+    ) -> None:
         bound, (truth,) = start(SHARED_PORT_CHILD, ["127.0.0.1", 0], None)
         start(SHARED_PORT_CHILD, ["", truth.local[1]], None, executable=other_python)
         owner = ask(source, truth.flow(remote=FAR))
         assert owner.grade == Grade.AMBIGUOUS
         assert pids(owner)[0] == bound.pid
 
-    def test_two_sockets_of_one_process(self, source, start):
+    def test_two_sockets_of_one_process(self, source: LinuxOwners, start: Start) -> None:
         code = f"s = udp(['127.0.0.1', 0], reuse={REUSE}); t = udp(s.getsockname(), reuse={REUSE}); tell(s, t); wait()"
         child, truths = start(code)
         owner = ask(source, truths[0].flow(remote=FAR))
@@ -254,7 +298,9 @@ tell(s, child=child); wait(); os.write(w, b'x'); os._exit(0)
 
 
 class TestSharing:
-    def test_parent_and_child_hold_the_socket(self, source, server, start):
+    def test_parent_and_child_hold_the_socket(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start
+    ) -> None:
         child, (truth,) = start(FORK, server)
         both = [child.pid, child.said["child"]]
         for _ in range(100):
@@ -264,7 +310,9 @@ class TestSharing:
             with LinuxOwners() as cold:
                 assert pids(ask(cold, truth.flow())) == both
 
-    def test_the_child_remains(self, source, server, start):
+    def test_the_child_remains(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start
+    ) -> None:
         child, (truth,) = start(FORK, server)
         grandchild = child.said["child"]
         ask(source, truth.flow())
@@ -278,7 +326,9 @@ class TestSharing:
         finally:
             os.kill(grandchild, 9)
 
-    def test_a_remembered_process_does_not_hide_a_sharing_child(self, source, server, start):
+    def test_a_remembered_process_does_not_hide_a_sharing_child(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start
+    ) -> None:
         code = """
 a, = json.loads(sys.argv[1]); s = tcp(a); tell(s); wait(); t = tcp(a)
 child = os.fork()
@@ -292,7 +342,9 @@ tell(t, child=child); wait(); os.kill(child, 9)"""
         child.say()
         child.process.wait()
 
-    def test_passed_to_another_process(self, source, server, start):
+    def test_passed_to_another_process(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start
+    ) -> None:
         ours, theirs = socket.socketpair()
         receiver_code = """
 n, = json.loads(sys.argv[1]); u = socket.socket(fileno=n)
@@ -305,7 +357,9 @@ socket.send_fds(u, [b'x'], [s.fileno()]); s.close(); tell(); wait()"""
             receiver, (truth,) = start(receiver_code, theirs.fileno(), inherit=(theirs.fileno(),))
         check(source, truth.flow(), receiver, truth, Grade.EXACT)
 
-    def test_exec_keeps_the_socket(self, source, server, start, other_python):
+    def test_exec_keeps_the_socket(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start, other_python: str
+    ) -> None:
         code = """
 a, exe = json.loads(sys.argv[1]); s = tcp(a); s.set_inheritable(True); tell(s); wait()
 os.execv(exe, ['x', '-c', 'print("{\\\\"sockets\\\\": []}", flush=True); input()'])"""
@@ -317,7 +371,7 @@ os.execv(exe, ['x', '-c', 'print("{\\\\"sockets\\\\": []}", flush=True); input()
         for owner in (ask(source, truth.flow()), ask(source, truth.flow())):
             assert [(p.pid, p.path) for p in owner.candidates] == [(pid, other_python)]
 
-    def test_exec_that_closes_the_socket(self, source, start):
+    def test_exec_that_closes_the_socket(self, source: LinuxOwners, start: Start) -> None:
         code = """
 s = udp(['127.0.0.1', 0]); tell(s); wait()
 os.execv('/bin/sh', ['sh', '-c', 'echo "{\\\\"sockets\\\\": []}"; read x'])"""
@@ -333,7 +387,9 @@ SYS_EXIT = {"x86_64": 60, "aarch64": 93, "riscv64": 93}.get(os.uname().machine)
 
 class TestThreads:
     @pytest.mark.skipif(SYS_EXIT is None, reason="number of exit(2) unknown here")
-    def test_the_first_thread_has_exited(self, source, server, start):
+    def test_the_first_thread_has_exited(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start
+    ) -> None:
         code = f"""
 a, = json.loads(sys.argv[1])
 def work():
@@ -344,7 +400,9 @@ threading.Thread(target=work).start(); libc.syscall({SYS_EXIT}, 0)"""
             assert (owner.grade, pids(owner)) == (Grade.EXACT, [child.pid])
             assert owner.candidates[0].path == os.path.realpath(sys.executable)
 
-    def test_a_thread_with_its_own_descriptors(self, source, server, start):
+    def test_a_thread_with_its_own_descriptors(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start
+    ) -> None:
         code = """
 a, = json.loads(sys.argv[1])
 def work():
@@ -356,16 +414,20 @@ threading.Thread(target=work, daemon=True).start(); wait()"""
 
 
 class TestExecutables:
-    def test_deleted(self, source, server, start, other_python):
+    def test_deleted(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start, other_python: str
+    ) -> None:
         child, (truth,) = start(TCP_CHILD, server, executable=other_python)
-        os.unlink(other_python)
+        Path(other_python).unlink()
         (process,) = ask(source, truth.flow()).candidates
         assert (process.pid, process.path, process.deleted) == (child.pid, other_python, True)
         assert process.name == "otherpython"
 
-    def test_called_deleted(self, source, server, start, other_python):
+    def test_called_deleted(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start, other_python: str
+    ) -> None:
         path = other_python + " (deleted)"
-        os.rename(other_python, path)
+        Path(other_python).rename(path)
         _, (truth,) = start(TCP_CHILD, server, executable=path)
         (process,) = ask(source, truth.flow()).candidates
         assert (process.path, process.deleted) == (path, False)
@@ -375,7 +437,9 @@ class TestTime:
     ROUNDS = 300
 
     @pytest.mark.parametrize("kind", ["udp", "tcp"])
-    def test_a_port_that_changes_hands_is_never_answered_wrongly(self, source, server, start, kind):
+    def test_a_port_that_changes_hands_is_never_answered_wrongly(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start, kind: Any
+    ) -> None:
         code = f"""
 kind, a, port, rounds = json.loads(sys.argv[1])
 for n in range(rounds):
@@ -404,7 +468,7 @@ tell()
             truths = child.hear()
         assert (wrong, right) == (0, self.ROUNDS)
 
-    def test_a_process_that_exits(self, source, start):
+    def test_a_process_that_exits(self, source: LinuxOwners, start: Start) -> None:
         child, (truth,) = start(UDP_CHILD, ["127.0.0.1", 0], None)
         assert ask(source, truth.flow(remote=FAR)).process is not None
         child.process.kill()
@@ -413,12 +477,14 @@ tell()
         assert owner is not None
         assert owner.grade == Grade.ABSENT
 
-    def test_gone_between_the_kernels_answer_and_the_search(self, source, start, monkeypatch):
+    def test_gone_between_the_kernels_answer_and_the_search(
+        self, source: LinuxOwners, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         child, (truth,) = start(UDP_CHILD, ["127.0.0.1", 0], None)
         asked = source._far.sockets
 
-        def then_exit(*arguments: object):
-            rows = asked(*arguments)
+        def then_exit(flow: FlowKey, interface: int = 0) -> list[SocketRow]:
+            rows = asked(flow, interface)
             child.process.kill()
             child.process.wait()
             return rows
@@ -428,22 +494,26 @@ tell()
         owner = dict(source.walk([flow]))[flow]
         assert (owner.grade, owner.candidates, owner.uid) == (Grade.CLOSED, (), os.getuid())
 
-    def test_gone_between_found_and_described(self, source, start, monkeypatch):
+    def test_gone_between_found_and_described(
+        self, source: LinuxOwners, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         child, (truth,) = start(UDP_CHILD, ["127.0.0.1", 0], None)
 
-        def exit_first(process, *arguments):
+        def exit_first(process: ProcessDir, *arguments: Any) -> Process | None:
             if process.pid == child.pid:
                 child.process.kill()
                 child.process.wait()
             return module_describe(process, *arguments)
 
-        module_describe = module.describe
+        module_describe = describe
         monkeypatch.setattr(module, "describe", exit_first)
         owner = ask(source, truth.flow(remote=FAR))
         assert owner.candidates == ()
         assert owner.grade in (Grade.UID_ONLY, Grade.CLOSED)
 
-    def test_quick_and_walk_at_the_same_time(self, source, server, start):
+    def test_quick_and_walk_at_the_same_time(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start
+    ) -> None:
         code = """
 a, = json.loads(sys.argv[1]); s = [tcp(a) for _ in range(100)]; tell(*s); wait()"""
         children = [start(code, server) for _ in range(3)]
@@ -472,7 +542,9 @@ a, = json.loads(sys.argv[1]); s = [tcp(a) for _ in range(100)]; tell(*s); wait()
 
 class TestPrivileges:
     @pytest.mark.root
-    def test_a_socket_made_as_root_by_a_process_that_then_dropped_it(self, source, server, start):
+    def test_a_socket_made_as_root_by_a_process_that_then_dropped_it(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start
+    ) -> None:
         code = "a, = json.loads(sys.argv[1]); s = tcp(a); os.setuid(65534); tell(s); wait()"
         child, (truth,) = start(code, server)
         owner = check(source, truth.flow(), child, truth, Grade.EXACT)
@@ -480,7 +552,9 @@ class TestPrivileges:
 
     @pytest.mark.root
     @pytest.mark.parametrize("hidepid", [None, 1, 2])
-    def test_refused_to_look(self, server, start, hidepid):
+    def test_refused_to_look(
+        self, server: tuple[str, int], start: Start, hidepid: int | None
+    ) -> None:
         _, (truth,) = start(TCP_CHILD, server)
         code = f"""
 import ctypes, os, sys
@@ -500,19 +574,19 @@ print(owner.grade, owner.uid, owner.candidates)"""
 
 
 class TestFindProcess:
-    def test_a_listener(self, server):
+    def test_a_listener(self, server: tuple[str, int]) -> None:
         for ip in ("127.0.0.1", "", "*"):
             owner = find_process("tcp", ip, server[1])
             assert (owner.grade, pids(owner)) == (Grade.EXACT, [os.getpid()])
 
-    def test_a_connection(self, source, server, start):
+    def test_a_connection(self, source: LinuxOwners, server: tuple[str, int], start: Start) -> None:
         child, (truth,) = start(TCP_CHILD, server)
         for ip in (truth.local[0], ""):
             for remote in (None, truth.remote):
                 owner = find_process("tcp", ip, truth.local[1], remote, source=source)
                 assert (owner.grade, pids(owner)) == (Grade.EXACT, [child.pid])
 
-    def test_udp(self, source, start, other_python):
+    def test_udp(self, source: LinuxOwners, start: Start, other_python: str) -> None:
         one, (truth,) = start(SHARED_PORT_CHILD, ["", 0], None)
         port = truth.local[1]
         assert pids(find_process("udp", "", port, source=source)) == [one.pid]
@@ -522,23 +596,27 @@ class TestFindProcess:
         owner = find_process("udp", "", port, source=source)
         assert (owner.grade, set(pids(owner))) == (Grade.AMBIGUOUS, {one.pid, two.pid})
 
-    def test_dual_stack_listener_asked_by_ipv4(self, source):
+    def test_dual_stack_listener_asked_by_ipv4(self, source: LinuxOwners) -> None:
         with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
             owner = find_process("tcp", "127.0.0.1", listener.getsockname()[1], source=source)
             assert pids(owner) == [os.getpid()]
 
-    def test_nothing_there(self, source):
+    def test_nothing_there(self, source: LinuxOwners) -> None:
         assert find_process("udp", "", free_udp_port(), source=source).grade == Grade.ABSENT
         assert find_process("tcp", "192.0.2.1", 1, ("192.0.2.2", 2)).grade == Grade.ABSENT
 
     @pytest.mark.parametrize("question", [("icmp", "", 1), ("tcp", "nonsense", 1)])
-    def test_what_cannot_be_asked(self, source, question):
+    def test_what_cannot_be_asked(
+        self, source: LinuxOwners, question: tuple[str, str, int]
+    ) -> None:
         with pytest.raises(TunOwnerError):
             find_process(*question, source=source)
 
 
 class TestBatches:
-    def test_many_flows_of_many_processes(self, source, server, start):
+    def test_many_flows_of_many_processes(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start
+    ) -> None:
         code = "a, = json.loads(sys.argv[1]); s = [tcp(a) for _ in range(40)]; tell(*s); wait()"
         children = [start(code, server) for _ in range(5)]
         truth = {t.flow(): child.pid for child, truths in children for t in truths}
@@ -551,7 +629,7 @@ class TestBatches:
         assert all(source.quick(flow) is not None for flow in truth)
 
 
-def test_memory_is_bounded():
+def test_memory_is_bounded() -> None:
     table: Lru[int, int] = Lru(3)
     for key in range(10):
         table.put(key, key + 1)
@@ -560,10 +638,10 @@ def test_memory_is_bounded():
     assert len(table) == 3
 
 
-def test_a_false_memory_is_slow_and_not_wrong(source, server, start):
+def test_a_false_memory_is_slow_and_not_wrong(
+    source: LinuxOwners, server: tuple[str, int], start: Start
+) -> None:
     child, (truth,) = start(TCP_CHILD, server)
     memory: Memory = source._memory
-    memory.settle(
-        truth.cookie, (module.Holder(os.getpid(), b"fd/0"), module.Holder(2**22 + 1, b"fd/3"))
-    )
+    memory.settle(truth.cookie, (Holder(os.getpid(), b"fd/0"), Holder(2**22 + 1, b"fd/3")))
     check(source, truth.flow(), child, truth, Grade.EXACT)

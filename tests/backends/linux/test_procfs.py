@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,11 @@ from tests.backends.linux.children import Child
 from tunowner.backends.linux import procfs
 from tunowner.backends.linux.procfs import ProcessDir, Stat, UserNames, describe, parse_stat
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Program = Callable[[str], tuple[Path, ProcessDir]]
+
 if sys.platform != "linux":
     pytest.skip("/proc is Linux's", allow_module_level=True)
 
@@ -23,12 +29,12 @@ REST = b" 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 3 0 5555 0"
 
 
 @pytest.mark.parametrize("name", [b"(sh)", b"(a b)", b"(a) S 9 (b)", b"())", b"(\n)", b"()"])
-def test_names_with_spaces_and_parentheses(name):
+def test_names_with_spaces_and_parentheses(name: bytes) -> None:
     assert parse_stat(b"12 " + name + b" R 7" + REST) == Stat(b"R", 7, 3, 5555)
 
 
 @given(st.binary(max_size=300))
-def test_any_stat_is_none_or_read(text):
+def test_any_stat_is_none_or_read(text: bytes) -> None:
     parse_stat(text)
 
 
@@ -43,7 +49,7 @@ def test_any_stat_is_none_or_read(text):
         (b"socket:[", 0),
     ],
 )
-def test_socket_inode(link, inode):
+def test_socket_inode(link: bytes | None, inode: int) -> None:
     assert procfs.socket_inode(link) == inode
 
 
@@ -53,7 +59,7 @@ def me() -> ProcessDir:
     return opened
 
 
-def test_ourselves():
+def test_ourselves() -> None:
     opened = me()
     assert opened.alive()
     assert opened.executable() == (os.path.realpath(sys.executable), False)
@@ -64,17 +70,17 @@ def test_ourselves():
     assert os.getpid() in procfs.pids().numbers
 
 
-def test_start_is_field_22_of_stat():
+def test_start_is_field_22_of_stat() -> None:
     text = Path("/proc/self/stat").read_bytes()
     assert me().start == int(text.rpartition(b")")[2].split()[19])
 
 
-def test_no_such_process():
+def test_no_such_process() -> None:
     assert ProcessDir.open(2**22 + 1) is None
     assert procfs.owner_of(2**22 + 1) is None
 
 
-def test_a_process_that_has_gone_answers_nothing_and_raises_nothing():
+def test_a_process_that_has_gone_answers_nothing_and_raises_nothing() -> None:
     with Child("tell(); wait()") as child:
         child.hear()
         opened = ProcessDir.open(child.pid)
@@ -92,7 +98,7 @@ def test_a_process_that_has_gone_answers_nothing_and_raises_nothing():
     assert describe(opened, b"fd/0", 1, UserNames()) is None
 
 
-def test_an_open_directory_does_not_follow_a_reused_pid():
+def test_an_open_directory_does_not_follow_a_reused_pid() -> None:
     with Child("tell(); wait()") as child:
         child.hear()
         pid, opened = child.pid, ProcessDir.open(child.pid)
@@ -112,14 +118,14 @@ def test_an_open_directory_does_not_follow_a_reused_pid():
     pytest.skip("other processes took the pid")
 
 
-def test_descriptor_count_is_that_of_the_table():
+def test_descriptor_count_is_that_of_the_table() -> None:
     if me().descriptor_count() == 0:
         pytest.skip("older than Linux 6.2")
     assert me().descriptor_count() == len(list(Path("/proc/self/fd").iterdir())) - 1
 
 
 @pytest.fixture
-def program(tmp_path):
+def program(tmp_path: Path) -> Iterator[Program]:
     """Start a copy of `sleep` under a name of choice."""
     with ExitStack() as stack:
 
@@ -137,7 +143,7 @@ def program(tmp_path):
         yield start
 
 
-def test_a_deleted_executable(program):
+def test_a_deleted_executable(program: Program) -> None:
     path, opened = program("tool")
     path.unlink()
     assert opened.executable() == (str(path), True)
@@ -145,7 +151,7 @@ def test_a_deleted_executable(program):
     assert opened.executable() == (str(path), True)
 
 
-def test_a_replaced_executable(program):
+def test_a_replaced_executable(program: Program) -> None:
     path, opened = program("tool")
     other = path.with_name("other")
     shutil.copy(path, other)
@@ -153,26 +159,26 @@ def test_a_replaced_executable(program):
     assert opened.executable() == (str(path), True)
 
 
-def test_a_name_that_only_looks_deleted(program):
+def test_a_name_that_only_looks_deleted(program: Program) -> None:
     path, opened = program("tool (deleted)")
     assert opened.executable() == (str(path), False)
     path.unlink()
     assert opened.executable() == (str(path), True)
 
 
-def test_a_name_that_is_not_utf8(program):
+def test_a_name_that_is_not_utf8(program: Program) -> None:
     path, opened = program(os.fsdecode(b"t\xff\xfe"))
     assert opened.executable() == (str(path), False)
 
 
-def test_the_same_program_twice_and_another(program):
+def test_the_same_program_twice_and_another(program: Program) -> None:
     _, first = program("one")
     _, again = program("one-copy")
     assert first.program() is not None
     assert first.program() != again.program()
 
 
-def test_describe_ourselves():
+def test_describe_ourselves() -> None:
     with socket.socket() as sock:
         inode = os.fstat(sock.fileno()).st_ino
         link = b"fd/%d" % sock.fileno()
@@ -185,7 +191,7 @@ def test_describe_ourselves():
         assert describe(me(), b"fd/99999", inode, UserNames()) is None
 
 
-def test_user_names():
+def test_user_names() -> None:
     names = UserNames(limit=2)
     assert names.name(0) == "root"
     assert names.name(None) is None

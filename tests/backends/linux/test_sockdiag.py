@@ -6,8 +6,8 @@ import resource
 import socket
 import struct
 import sys
-from contextlib import ExitStack
-from typing import Any
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +17,9 @@ from tunowner.backends.linux import netlink, sockdiag
 from tunowner.backends.linux.sockdiag import SockDiag, SocketRow, rank, senders
 from tunowner.core.model import TCP, UDP, FlowKey
 from tunowner.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 if sys.platform != "linux":
     pytest.skip("NETLINK_SOCK_DIAG is Linux's", allow_module_level=True)
@@ -30,7 +33,7 @@ TCP_FLOW = FlowKey(TCP, LOOPBACK, 4000, PEER, 443)
 
 
 @pytest.fixture
-def diag():
+def diag() -> Iterator[SockDiag]:
     with ExitStack() as stack:
         made = SockDiag()
         stack.callback(made.close)
@@ -73,38 +76,38 @@ DUAL = netlink.pack_attribute(sockdiag.SKV6ONLY, b"\x00")
         (row(family=10, local=bytes(16)), UDP_FLOW._replace(local=bytes(15) + b"\x01"), 2),
     ],
 )
-def test_rank(candidate, flow, expected):
+def test_rank(candidate: SocketRow, flow: FlowKey, expected: int | None) -> None:
     assert rank(candidate, flow) == expected
 
 
 @pytest.mark.parametrize(
-    ("bound", "device", "fits"), [(0, 5, True), (5, 5, True), (6, 5, False), (6, 0, True)]
+    ("bound", "device", "expected"), [(0, 5, 1), (5, 5, 1), (6, 5, None), (6, 0, 1)]
 )
-def test_rank_minds_the_device(bound, device, fits):
-    assert (rank(row(interface=bound), UDP_FLOW, device) is not None) is fits
+def test_rank_minds_the_device(bound: int, device: int, expected: int | None) -> None:
+    assert rank(row(interface=bound), UDP_FLOW, device) == expected
 
 
-def test_a_connected_sender_rules_out_the_others():
+def test_a_connected_sender_rules_out_the_others() -> None:
     connected = row(remote=PEER, remote_port=53, cookie=2)
     assert senders([row(), connected, row(local=bytes(4), cookie=3)], UDP_FLOW) == [connected]
 
 
-def test_unconnected_senders_are_all_kept_best_first_whatever_their_order():
+def test_unconnected_senders_are_all_kept_best_first_whatever_their_order() -> None:
     rows = [row(cookie=1), row(cookie=2, local=bytes(4)), row(cookie=3, family=10, local=bytes(16))]
     assert senders(reversed(rows), UDP_FLOW) == rows
 
 
-def test_a_socket_listed_twice_counts_once():
+def test_a_socket_listed_twice_counts_once() -> None:
     assert len(senders([row(), row()], UDP_FLOW)) == 1
 
 
 class TestKernel:
     """What the running kernel does; each fact that sockdiag.py builds on."""
 
-    def test_self_check(self, diag):
+    def test_self_check(self, diag: SockDiag) -> None:
         diag.self_check()
 
-    def test_udp_needs_its_ends_swapped(self, diag):
+    def test_udp_needs_its_ends_swapped(self, diag: SockDiag) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wild:
             wild.bind(("", 0))
             flow = FlowKey(UDP, LOOPBACK, wild.getsockname()[1], LOOPBACK, 9)
@@ -114,7 +117,7 @@ class TestKernel:
             natural = FlowKey(UDP, flow.remote, flow.remote_port, flow.local, flow.local_port)
             assert diag.lookup(natural) is None
 
-    def test_connected_udp(self, diag):
+    def test_connected_udp(self, diag: SockDiag) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.connect(("127.0.0.1", 9))
             found = diag.exact(FlowKey(UDP, LOOPBACK, sock.getsockname()[1], LOOPBACK, 9))
@@ -123,7 +126,7 @@ class TestKernel:
             assert diag.sockets(FlowKey(UDP, LOOPBACK, sock.getsockname()[1], LOOPBACK, 10)) == []
 
     @pytest.mark.parametrize("interface", [0, 1])
-    def test_a_listener_is_never_the_answer(self, diag, interface):
+    def test_a_listener_is_never_the_answer(self, diag: SockDiag, interface: int) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             flow = FlowKey(TCP, LOOPBACK, server.getsockname()[1], PEER, 9)
             raw = diag.lookup(flow, 1)
@@ -131,7 +134,7 @@ class TestKernel:
             assert raw.state == sockdiag.LISTEN
             assert diag.sockets(flow, interface) == []
 
-    def test_v6only_does_not_match_ipv4(self, diag):
+    def test_v6only_does_not_match_ipv4(self, diag: SockDiag) -> None:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(("::", 0))
@@ -142,7 +145,7 @@ class TestKernel:
                 == 1
             )
 
-    def test_dual_stack_matches_ipv4(self, diag):
+    def test_dual_stack_matches_ipv4(self, diag: SockDiag) -> None:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             sock.bind(("::", 0))
@@ -150,7 +153,7 @@ class TestKernel:
             assert found.inode == inode(sock)
 
     @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-    def test_v4_mapped(self, diag, kind):
+    def test_v4_mapped(self, diag: SockDiag, kind: Any) -> None:
         with (
             socket.create_server(("127.0.0.1", 0)) as server,
             socket.socket(socket.AF_INET6, kind) as sock,
@@ -164,7 +167,7 @@ class TestKernel:
                 assert found.inode == inode(sock)
 
     @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-    def test_a_socket_bound_to_a_device(self, diag, kind):
+    def test_a_socket_bound_to_a_device(self, diag: SockDiag, kind: Any) -> None:
         with (
             socket.create_server(("127.0.0.1", 0)) as server,
             socket.socket(socket.AF_INET, kind) as sock,
@@ -179,14 +182,14 @@ class TestKernel:
                 assert [found.inode for found in diag.sockets(flow, interface)] == [inode(sock)]
             assert diag.sockets(flow, 999) == []
 
-    def test_cookie_and_control_group(self, diag):
+    def test_cookie_and_control_group(self, diag: SockDiag) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind(("127.0.0.1", 0))
             (found,) = diag.sockets(FlowKey(UDP, LOOPBACK, sock.getsockname()[1], PEER, 9))
             assert found.cookie == struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, 57, 8))[0]
             assert found.uid == os.getuid()
 
-    def test_five_thousand_sockets_through_a_small_buffer(self):
+    def test_five_thousand_sockets_through_a_small_buffer(self) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if hard < 6000:
             pytest.skip("needs 6000 descriptors")
@@ -204,7 +207,7 @@ class TestKernel:
             diag.close()
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    def test_a_stale_answer_is_not_taken(self, diag):
+    def test_a_stale_answer_is_not_taken(self, diag: SockDiag) -> None:
         with (
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as first,
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as second,
@@ -218,13 +221,13 @@ class TestKernel:
             assert found is not None
             assert found.inode == inode(second)
 
-    def test_an_unfinished_dump_does_not_disturb_the_next_question(self, diag):
+    def test_an_unfinished_dump_does_not_disturb_the_next_question(self, diag: SockDiag) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind(("127.0.0.1", 0))
             diag._socket.send(sockdiag._request(2, UDP, 0x301, 777, (bytes(4), 0, bytes(4), 0), 0))
             assert inode(sock) in {found.inode for found in diag.dump(UDP, sock.getsockname()[1])}
 
-    def test_a_closed_socket_raises_oserror(self):
+    def test_a_closed_socket_raises_oserror(self) -> None:
         diag = SockDiag()
         diag.close()
         with pytest.raises(OSError):
@@ -296,57 +299,57 @@ DONE = reply(netlink.NLMSG_DONE, struct.pack("=i", 0))
 INTERRUPTED = reply(sockdiag.SOCK_DIAG_BY_FAMILY, BODY, netlink.NLM_F_DUMP_INTR)
 
 
-def test_the_fake_peer_is_understood():
+def test_the_fake_peer_is_understood() -> None:
     found = diag_of(Peer(GOOD)).exact(TCP_FLOW)
     assert found is not None
     assert (found.inode, found.uid, found.cookie) == (42, 7, 5)
 
 
-def test_a_reply_about_another_socket_is_refused():
+def test_a_reply_about_another_socket_is_refused() -> None:
     assert diag_of(Peer(GOOD)).exact(TCP_FLOW._replace(local=OTHER)) is None
     assert diag_of(Peer(GOOD)).exact(TCP_FLOW._replace(remote=OTHER)) is None
     assert diag_of(Peer(GOOD)).exact(TCP_FLOW._replace(local_port=1)) is None
 
 
 @pytest.mark.parametrize("passing", [errno.ENOBUFS, errno.EAGAIN, errno.EBUSY])
-def test_a_passing_error_is_asked_again(passing):
+def test_a_passing_error_is_asked_again(passing: int) -> None:
     peer = Peer(passing, GOOD)
     assert diag_of(peer).exact(TCP_FLOW) is not None
     assert peer.asked == 2
 
 
-def test_an_interrupted_dump_is_asked_again():
+def test_an_interrupted_dump_is_asked_again() -> None:
     peer = Peer(INTERRUPTED, GOOD, DONE)
     assert len(diag_of(peer).dump(TCP, 4000, (2,))) == 1
     assert peer.asked == 2
 
 
-def test_a_peer_that_never_answers_is_given_up():
+def test_a_peer_that_never_answers_is_given_up() -> None:
     peer = Peer()
     with pytest.raises(OSError, match="no whole answer"):
         diag_of(peer).exact(TCP_FLOW)
     assert peer.asked == sockdiag.ATTEMPTS
 
 
-def test_a_peer_that_answers_other_questions_only_is_given_up():
+def test_a_peer_that_answers_other_questions_only_is_given_up() -> None:
     with pytest.raises(OSError):
         diag_of(Peer(*[GOOD.replace(b"SEQ!", b"\xff" * 4)] * 1000)).exact(TCP_FLOW)
 
 
-def test_done_with_an_error_is_an_error():
+def test_done_with_an_error_is_an_error() -> None:
     failed = reply(netlink.NLMSG_DONE, struct.pack("=i", -errno.EPERM))
     with pytest.raises(PermissionError):
         diag_of(Peer(failed)).dump(TCP, 4000, (2,))
 
 
-def test_a_missing_module_is_named():
+def test_a_missing_module_is_named() -> None:
     none = reply(netlink.NLMSG_ERROR, struct.pack("=i", -errno.ENOENT))
     with pytest.raises(BackendError, match="modprobe tcp_diag"):
         diag_of(Peer(*[none] * 9)).self_check()
 
 
 @given(st.integers(0, len(GOOD)))
-def test_every_truncation_is_refused(length):
+def test_every_truncation_is_refused(length: int) -> None:
     datagrams = [GOOD[:length]] * 9
     if length < len(GOOD):
         with pytest.raises(OSError):
@@ -354,21 +357,19 @@ def test_every_truncation_is_refused(length):
 
 
 @given(st.lists(st.binary(max_size=200), max_size=6), st.binary(max_size=120))
-def test_any_bytes_raise_nothing_but_oserror(datagrams, body):
+def test_any_bytes_raise_nothing_but_oserror(datagrams: list[bytes], body: bytes) -> None:
     for answers in (datagrams, [reply(20, body)], [reply(2, body)], [reply(3, body), *datagrams]):
-        try:
+        with suppress(OSError):
             diag_of(Peer(*answers)).dump(TCP, 4000)
-        except OSError:
-            pass
 
 
 @given(st.binary(max_size=100), st.integers(0, 120), st.integers(0, 120))
-def test_walking_attributes_never_raises(data, start, end):
+def test_walking_attributes_never_raises(data: bytes, start: int, end: int) -> None:
     list(netlink.iter_attributes(data, start, end))
     list(netlink.iter_messages(data))
 
 
 @given(st.lists(st.tuples(st.integers(0, 0x3FFF), st.binary(max_size=20)), max_size=5))
-def test_attributes_survive_packing(attributes):
+def test_attributes_survive_packing(attributes: list[tuple[int, bytes]]) -> None:
     data = b"".join(netlink.pack_attribute(kind, payload) for kind, payload in attributes)
     assert list(netlink.iter_attributes(data, 0, len(data))) == attributes

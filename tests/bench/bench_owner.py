@@ -1,0 +1,203 @@
+"""How long an owner lookup takes: `python tests/bench/bench_owner.py [--fds 100] [--psutil]`.
+
+Prints microseconds (or ms) beside psutil.net_connections() + filter in the same run when psutil is
+installed. Nothing is asserted about time; a wrong owner ends the run with an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import random
+import resource
+import socket
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.backends.linux.children import Child, packed
+from tunowner.backends.linux.owners import LinuxOwners
+from tunowner.backends.linux.sockdiag import SockDiag
+from tunowner.core.model import TCP, UDP, FlowKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MANY = "a, n = json.loads(sys.argv[1]); s = [tcp(a) for _ in range(n)]; tell(*s); wait()"
+
+
+def show(name: str, seconds: list[float]) -> None:
+    ordered = sorted(seconds)
+    p50, p99 = (ordered[len(ordered) * part // 100] * 1e6 for part in (50, 99))
+    print(f"{name:<58} p50 {p50:10.1f} us   p99 {p99:10.1f} us")
+
+
+def timed(action: Callable[[], object], rounds: int) -> list[float]:
+    spent = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        action()
+        spent.append(time.perf_counter() - begun)
+    return spent
+
+
+def flow_of(sock: socket.socket, remote: tuple[str, int], protocol: int = TCP) -> FlowKey:
+    local = sock.getsockname()
+    address = "127.0.0.1" if local[0] == "0.0.0.0" else local[0]
+    return FlowKey(protocol, packed(address), local[1], packed(remote[0]), remote[1])
+
+
+def connections(listener: socket.socket) -> Iterator[tuple[socket.socket, FlowKey]]:
+    """Open connection after connection, each closed before the next."""
+    while True:
+        with socket.create_connection(listener.getsockname()) as sock, listener.accept()[0]:
+            yield sock, flow_of(sock, listener.getsockname())
+
+
+def new_sockets(
+    source: LinuxOwners, opened: Iterator[tuple[socket.socket, FlowKey]]
+) -> list[float]:
+    """Ask for 2,000 sockets that were opened a moment ago by a process seen before."""
+    spent, missed = [], 0
+    for _ in range(2000):
+        _, flow = next(opened)
+        begun = time.perf_counter()
+        owner = source.quick(flow)
+        spent.append(time.perf_counter() - begun)
+        if owner is None:
+            missed += 1
+        elif owner.process is None or owner.process.pid != os.getpid():
+            raise SystemExit(f"wrong owner: {owner}")
+    print(
+        f"  (needed a walk: {missed} of {len(spent)})" if missed else "", end="\n" if missed else ""
+    )
+    return spent
+
+
+def single(fds: int) -> None:
+    """Lookups one at a time, in this process with `fds` descriptors open."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
+        source = stack.enter_context(LinuxOwners(interface=socket.if_nametoindex("lo")))
+        kept = [stack.enter_context(socket.socket()) for _ in range(fds - 20)]
+        opened = connections(listener)
+        _, flow = next(opened)
+        list(source.walk([flow]))
+        diag = SockDiag()
+        show("exact sock_diag query, TCP, checked", timed(lambda: diag.sockets(flow, 1), 5000))
+        show("owner, socket seen before", timed(lambda: source.quick(flow), 5000))
+        show(f"owner, new socket, process seen before ({fds} fds)", new_sockets(source, opened))
+        show(
+            "  the same, descriptor number at random",
+            new_sockets(source, at_random(kept, listener)),
+        )
+        udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        udp.bind(("", 0))
+        wild = flow_of(udp, ("127.0.0.9", 9), UDP)
+        list(source.walk([wild]))
+        show("owner, UDP unconnected (exact + 2 dumps)", timed(lambda: source.quick(wild), 1000))
+        absent = FlowKey(TCP, packed("192.0.2.1"), 1, packed("192.0.2.2"), 2)
+        show("no such socket, TCP", timed(lambda: source.quick(absent), 5000))
+        show("cold: first flow of a process (quick + walk)", timed(lambda: cold(flow), 50))
+        psutil_filter(flow)
+        opened.close()  # type: ignore[attr-defined]
+
+
+def at_random(
+    kept: list[socket.socket], listener: socket.socket
+) -> Iterator[tuple[socket.socket, FlowKey]]:
+    """Close a socket somewhere in the table; the next one takes its number."""
+    while True:
+        place = random.randrange(len(kept))
+        kept[place].close()
+        kept[place] = socket.create_connection(listener.getsockname())
+        listener.accept()[0].close()
+        yield kept[place], flow_of(kept[place], listener.getsockname())
+
+
+def cold(flow: FlowKey) -> None:
+    with LinuxOwners(interface=1) as source:
+        list(source.walk([flow]))
+
+
+def psutil_filter(flow: FlowKey) -> None:
+    try:
+        psutil = importlib.import_module("psutil")
+    except ImportError:
+        print("psutil is not installed: no peer to compare with")
+        return
+    wanted = ("127.0.0.1", flow.local_port)
+
+    def find() -> object:
+        return [
+            c.pid for c in psutil.net_connections("inet") if c.laddr and tuple(c.laddr) == wanted
+        ]
+
+    show("peer: psutil.net_connections() + filter", timed(find, 20))
+
+
+def batch(processes: int, sockets: int) -> None:
+    """Open many flows in many processes, then answer all of them in batches of 256 and at once."""
+    with ExitStack() as stack:
+        truth: dict[FlowKey, int] = {}
+        for _ in range(processes):  # a listener each: the queue is bounded by net.core.somaxconn
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
+            child = stack.enter_context(Child(MANY, listener.getsockname(), sockets))
+            told = child.hear()
+            truth.update({one.flow(): child.pid for one in told})
+        flows = list(truth)
+        random.shuffle(flows)
+        name = f"{len(flows)} flows of {processes} processes"
+        for size in (len(flows), 256):
+            with LinuxOwners(interface=socket.if_nametoindex("lo")) as source:
+                begun = time.perf_counter()
+                wrong = resolve(source, flows, size, truth)
+                print(
+                    f"{name}, batches of {size}: {time.perf_counter() - begun:.2f} s, wrong {wrong}"
+                )
+                if wrong:
+                    raise SystemExit("wrong owners")
+        with LinuxOwners(interface=1) as source:
+            resolve(source, flows, len(flows), truth)
+            spent = [timed(lambda flow=flow: source.quick(flow), 1)[0] for flow in flows[:1000]]  # type: ignore[misc]
+            show(f"owner, socket seen before, {len(flows)} open", spent)
+        psutil_filter(flows[0])
+
+
+def resolve(source: LinuxOwners, flows: list[FlowKey], size: int, truth: dict[FlowKey, int]) -> int:
+    """Ask as the engine does; return how many answers were not the truth."""
+    wrong = 0
+    for start in range(0, len(flows), size):
+        pending = []
+        for flow in flows[start : start + size]:
+            owner = source.quick(flow)
+            if owner is None:
+                pending.append(flow)
+            else:
+                wrong += owner.process is None or owner.process.pid != truth[flow]
+        for flow, owner in source.walk(pending):
+            wrong += owner.process is None or owner.process.pid != truth[flow]
+    return wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fds", type=int, default=100)
+    parser.add_argument("--processes", type=int, default=50)
+    parser.add_argument("--sockets", type=int, default=200)
+    options = parser.parse_args()
+    if sys.platform != "linux":
+        raise SystemExit("measures the Linux backend")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
+    single(options.fds)
+    batch(options.processes, options.sockets)
+
+
+if __name__ == "__main__":
+    main()
