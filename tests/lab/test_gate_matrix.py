@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,15 +38,9 @@ rules:
   - { name: marks, match: { app: mark-app }, action: marked }
 """
 
-TARGETS = [SERVICE4, SERVICE6]
-PROTOCOLS = ["tcp", "udp"]
-matrix = [pytest.mark.parametrize("proto", PROTOCOLS), pytest.mark.parametrize("target", TARGETS)]
-
-
-def everywhere(test):  # type: ignore[no-untyped-def]
-    for mark in matrix:
-        test = mark(test)
-    return test
+PROTOCOLS = ("tcp", "udp")
+TARGETS = (SERVICE4, SERVICE6)
+everywhere = pytest.mark.parametrize(("proto", "target"), list(product(PROTOCOLS, TARGETS)))
 
 
 def eth_address(target: str) -> str:

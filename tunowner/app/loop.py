@@ -1,7 +1,7 @@
 """The packet loop: performs what the engine asks for, and knows nothing of policy.
 
-One thread waits for four things: a packet, an answer of the lookup worker, a change of the network,
-and a signal. Everything the engine returns is done at once; an owner that `quick` finds never
+One thread waits for five things: a packet, an answer of the lookup worker, a socket that closes, a
+change of the network, and a signal. Everything the engine returns is done at once; an owner that `quick` finds never
 leaves this thread.
 """
 
@@ -14,17 +14,18 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, assert_never
 
 from tunowner.app.lookups import LookupWorker
-from tunowner.core.engine import Announce, Carry, Engine, Lookup
+from tunowner.core.engine import Announce, Carry, Engine, Forget, Lookup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tunowner.backends.base import DataPlane, OwnerSource
+    from tunowner.backends.base import DataPlane, OwnerSource, SocketDeaths
     from tunowner.core.engine import Action
     from tunowner.core.model import Decision, FlowKey
 
-PACKETS_PER_TURN = 64
-"""Packets read before answers are looked at again: enough to amortise a turn, about 5 ms of work."""
+PACKETS_PER_TURN = 16
+"""Packets read before the other four are looked at again, about 1.5 ms of work: a verdict must end
+soon after its socket, and a turn costs little."""
 SETTLE_S = 0.25
 """A network change comes as a burst of messages; the state is read once it is over."""
 
@@ -39,11 +40,13 @@ class PacketLoop:
         self,
         plane: DataPlane,
         owners: OwnerSource,
+        deaths: SocketDeaths,
         engine: Engine,
         announce: Callable[[FlowKey, Decision], None],
     ) -> None:
         self._plane = plane
         self._owners = owners
+        self._deaths = deaths
         self._engine = engine
         self._announce = announce
         self._worker = LookupWorker(owners, self.wake)
@@ -90,6 +93,7 @@ class PacketLoop:
     def _turn_until_stopped(self, selector: selectors.BaseSelector) -> None:
         selector.register(self._plane.fileno(), selectors.EVENT_READ, self._read_packets)
         selector.register(self._wake_receiver, selectors.EVENT_READ, self._read_wake_ups)
+        selector.register(self._deaths.fileno(), selectors.EVENT_READ, self._read_deaths)
         selector.register(self._plane.changes_fileno(), selectors.EVENT_READ, self._note_change)
         while not self._stopping:
             for key, _ in selector.select(self._timeout()):
@@ -103,6 +107,14 @@ class PacketLoop:
             if packet is None:
                 return
             self._perform(self._engine.packet_read(packet, time.monotonic()))
+
+    def _read_deaths(self) -> None:
+        cookies = self._deaths.read()
+        if cookies is None:
+            self._perform(self._engine.sockets_lost())
+        else:
+            for cookie in cookies:
+                self._perform(self._engine.socket_closed(cookie))
 
     def _read_wake_ups(self) -> None:
         with suppress(BlockingIOError):
@@ -138,6 +150,8 @@ class PacketLoop:
                     self._look_up(action, flow, ticket)
                 case Announce(flow, decision):
                     self._announce(flow, decision)
+                case Forget(flow):
+                    self._plane.forget(flow)
                 case _:
                     assert_never(action)
 

@@ -22,8 +22,10 @@ from tunowner.core.model import DIRECT, Decision, FlowKey, Owner
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tunowner.backends.base import Backend, DataPlane, OwnerSource
+    from tunowner.backends.base import Backend
     from tunowner.core.rules import RuleSet
+
+    Statistics = Callable[[], dict[str, int]]
 
 _HANG_UP = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, _HANG_UP)
@@ -59,26 +61,25 @@ class Service:
             undo.callback(self._reporter.stop)
             plane = undo.enter_context(closing(backend.open_data_plane(self._settings(rules))))
             owners = undo.enter_context(closing(backend.open_owners(plane.interface_index)))
-            self._intercept(rules, plane, owners)
+            deaths = undo.enter_context(closing(backend.open_deaths()))
+            engine = Engine(partial(decide, rules), dry_run=self._options.dry_run)
+            loop = PacketLoop(plane, owners, deaths, engine, self._announce)
+            ready = {"device": plane.name, "rules": len(rules.rules), "pid": os.getpid()}
+            self._intercept(loop, ready, lambda: engine.statistics() | plane.statistics())
 
     def _settings(self, rules: RuleSet) -> GateSettings:
         strict = not (rules.only_direct or self._options.dry_run)
         return GateSettings(tuple(rules.outbounds.values()), self._options.mark_shift, strict)
 
-    def _intercept(self, rules: RuleSet, plane: DataPlane, owners: OwnerSource) -> None:
-        engine = Engine(partial(decide, rules), dry_run=self._options.dry_run)
-        with (
-            closing(PacketLoop(plane, owners, engine, self._announce)) as loop,
-            _ended_by_signals(loop),
-        ):
-            self._tell("ready", device=plane.name, rules=len(rules.rules), pid=os.getpid())
+    def _intercept(self, loop: PacketLoop, ready: dict[str, object], count: Statistics) -> None:
+        with _ended_by_signals(loop):
+            self._tell("ready", **ready)
             notify("READY=1")
             try:
                 loop.run()
             finally:
                 notify("STOPPING=1")
-                statistics = engine.statistics() | plane.statistics()
-                self._tell("stopped", statistics=statistics, events_dropped=self._reporter.dropped)
+                self._tell("stopped", statistics=count(), events_dropped=self._reporter.dropped)
 
     def _announce(self, flow: FlowKey, decision: Decision) -> None:
         self._reporter.put(partial(self._events.opened, flow, decision, time.time()))

@@ -36,6 +36,19 @@ class OwnerSource(Protocol):
         """Give back what is open. Safe to call twice."""
 
 
+class SocketDeaths(Protocol):
+    """Tells which sockets of this network namespace have closed, soon after they have."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when `read` has something."""
+
+    def read(self) -> list[int] | None:
+        """Return the cookies of sockets closed since, or None when some were lost. Never blocks."""
+
+    def close(self) -> None:
+        """Give back what is open. Safe to call twice."""
+
+
 @dataclass(frozen=True, slots=True)
 class GateSettings:
     """What the gate is to be built for.
@@ -75,6 +88,9 @@ class DataPlane(Protocol):
         Never raises for a packet; what the kernel does not take is counted. An outbound that is
         down refuses (TCP RST, ICMP), it never falls back.
         """
+
+    def forget(self, flow: FlowKey) -> None:
+        """Ask again for `flow`: its next packet comes to `read`. Never raises."""
 
     def changes_fileno(self) -> int:
         """A descriptor that is readable when links, addresses or policy rules changed."""
@@ -117,6 +133,9 @@ class Backend(Protocol):
 
     def open_owners(self, interface_index: int = 0) -> OwnerSource:
         """Open the owner look-up. `interface_index`: see DataPlane, 0 where there is none."""
+
+    def open_deaths(self) -> SocketDeaths:
+        """Start to listen for sockets that close. Raises BackendError where that is not told."""
 
     def find_process(
         self, protocol: str, ip: str, port: int, remote: tuple[str, int] | None

@@ -107,6 +107,7 @@ class MemoryDataPlane:
         self._gone = False
         self._lost = 0
         self.carried: list[Carried] = []
+        self.forgotten: list[FlowKey] = []
         self.passed: list[bytes] = []
         self.refreshes = 0
 
@@ -154,6 +155,9 @@ class MemoryDataPlane:
         else:
             self.carried.append(Carried(packet, flow, action))
 
+    def forget(self, flow: FlowKey) -> None:
+        self.forgotten.append(flow)
+
     def changes_fileno(self) -> int:
         return self._changes.fileno()
 
@@ -177,6 +181,39 @@ class MemoryDataPlane:
             self._gone = True
             self._packets.close()
             self._changes.close()
+
+
+class MemoryDeaths:
+    """A `SocketDeaths`: `put` closes sockets, `overflow` loses some. Both from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._bell = _Bell()
+        self._cookies: list[int] = []
+        self._overflown = False
+
+    def put(self, *cookies: int) -> None:
+        with self._lock:
+            self._cookies += cookies
+            self._bell.set(ringing=True)
+
+    def overflow(self) -> None:
+        with self._lock:
+            self._overflown = True
+            self._bell.set(ringing=True)
+
+    def fileno(self) -> int:
+        return self._bell.fileno()
+
+    def read(self) -> list[int] | None:
+        with self._lock:
+            self._bell.set(ringing=False)
+            cookies = None if self._overflown else self._cookies
+            self._cookies, self._overflown = [], False
+            return cookies
+
+    def close(self) -> None:
+        self._bell.close()
 
 
 class _Bell:
@@ -211,6 +248,7 @@ class MemoryBackend:
     ) -> None:
         self.plane = plane or MemoryDataPlane()
         self.owners = owners or MemoryOwners()
+        self.deaths = MemoryDeaths()
 
     def open_data_plane(self, settings: GateSettings) -> MemoryDataPlane:
         self.plane.settings = settings
@@ -218,6 +256,9 @@ class MemoryBackend:
 
     def open_owners(self, interface_index: int = 0) -> MemoryOwners:  # noqa: ARG002 - no interface
         return self.owners
+
+    def open_deaths(self) -> MemoryDeaths:
+        return self.deaths
 
     def find_process(
         self, protocol: str, ip: str, port: int, remote: tuple[str, int] | None

@@ -9,8 +9,10 @@ Rules of this file:
 1. A flow is decided once. A TCP SYN with another sequence number is another flow, even on the same
    5-tuple; with the same number it is a retransmission. A UDP flow that comes back later than
    `RECENT_UDP_S` is asked for again, since its port may have changed hands.
-2. Nothing grows without bound: every limit below has a name, a reason and a counter.
-3. A packet that names no flow is carried as the kernel would have, and counted.
+2. A decision ends with the socket it was made for (`socket_closed`): see `lifetimes`. TCP needs
+   that only for `drop`, since the kernel asks again for every other SYN of a new connection.
+3. Nothing grows without bound: every limit below has a name, a reason and a counter.
+4. A packet that names no flow is carried as the kernel would have, and counted.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cachetools import TTLCache
 
-from tunowner.core.model import DIRECT, UDP, Decision, FlowKey, Grade, Owner
+from tunowner.core.lifetimes import Lifetimes
+from tunowner.core.model import DIRECT, DROP, UDP, Decision, FlowKey, Grade, Owner
 from tunowner.core.packet import FragmentKey, Segment, Unreadable, destination, parse
 
 if TYPE_CHECKING:
@@ -68,7 +71,13 @@ class Announce(NamedTuple):
     decision: Decision
 
 
-Action = Lookup | Carry | Announce
+class Forget(NamedTuple):
+    """Let the kernel forget the verdict of `flow`, so that its 5-tuple is asked for again."""
+
+    flow: FlowKey
+
+
+Action = Lookup | Carry | Announce | Forget
 
 
 @dataclass(slots=True)
@@ -130,6 +139,7 @@ class Engine:
         self._fragments: TTLCache[FragmentKey, FlowKey] = TTLCache(
             MAX_FRAGMENTED, FRAGMENT_S, timer=lambda: self._now
         )
+        self._lifetimes = Lifetimes()
         self._statistics = Statistics()
 
     def __repr__(self) -> str:
@@ -155,6 +165,14 @@ class Engine:
         self._now = now
         flow = self._flow_of_ticket.get(ticket)
         return [] if flow is None else self._settle(flow, owner)
+
+    def socket_closed(self, cookie: int) -> list[Action]:
+        """Take note that the kernel has closed the socket with this cookie."""
+        return self._forget_all(self._lifetimes.closed(cookie))
+
+    def sockets_lost(self) -> list[Action]:
+        """Take note that sockets have closed and we were not told which."""
+        return self._forget_all(self._lifetimes.lost_track())
 
     def tick(self, now: float) -> list[Action]:
         """Decide what has waited for too long. Call when `next_deadline` has passed."""
@@ -258,7 +276,17 @@ class Engine:
         decision = self._decide(flow, owner)
         self._recent[flow] = _Recent(entry.sequence, self._now, decision.action)
         carried = [self._carry(packet, flow, decision.action) for packet in entry.packets]
-        return [*carried, Announce(flow, decision)]
+        return [*carried, Announce(flow, decision), *self._watch(flow, decision)]
+
+    def _watch(self, flow: FlowKey, decision: Decision) -> list[Action]:
+        if flow.protocol != UDP and decision.action != DROP:
+            return []
+        return self._forget_all(self._lifetimes.decided(flow, decision.owner.cookie))
+
+    def _forget_all(self, flows: list[FlowKey]) -> list[Action]:
+        for flow in flows:
+            self._recent.pop(flow, None)
+        return [Forget(flow) for flow in flows]
 
     def _follow(self, packet: bytes, flow: FlowKey, recent: _Recent) -> Carry:
         self._statistics.followers += 1

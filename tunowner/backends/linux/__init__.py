@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tunowner.backends.base import Check, DataPlane, GateSettings, OwnerSource
+    from tunowner.backends.base import Check, DataPlane, GateSettings, OwnerSource, SocketDeaths
     from tunowner.core.model import Owner
 
 # ruff: noqa: PLC0415
@@ -26,6 +26,11 @@ class LinuxBackend:
         from tunowner.backends.linux.owners import LinuxOwners
 
         return LinuxOwners(interface=interface_index)
+
+    def open_deaths(self) -> SocketDeaths:
+        from tunowner.backends.linux.deaths import Deaths
+
+        return Deaths()
 
     def find_process(
         self, protocol: str, ip: str, port: int, remote: tuple[str, int] | None

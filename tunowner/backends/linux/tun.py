@@ -22,8 +22,9 @@ from tunowner.errors import BackendError, DeviceClosed, PrivilegeError
 NODE = Path("/dev/net/tun")
 MTU = 65_535
 """The largest IP packet, so that a datagram of any size is one packet here, never fragments."""
-QUEUE_LENGTH = 10_000
-"""Packets that the kernel keeps for us in a burst of new flows; the default of 500 loses some."""
+QUEUE_LENGTH = 32_768
+"""Packets that the kernel keeps for us (500 by default): 10,000 flows at once, and their SYNs sent
+again while a busy machine has not come round to the first."""
 
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI, _IFF_TUN_EXCL = 0x0001, 0x1000, 0x8000

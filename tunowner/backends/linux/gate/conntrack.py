@@ -1,4 +1,4 @@
-"""Two questions to conntrack, by hand-packed ctnetlink messages because they lie on a flow's path.
+"""The few things asked of conntrack, by hand-packed ctnetlink messages because they lie on a flow's path.
 
 NAT is bound once for each conntrack entry. A flow's first pass (into the TUN) makes an entry whose
 binding is "none", so NAT would be skipped on the second pass: the packet would leave with the wrong
@@ -71,6 +71,10 @@ class Conntrack:
         found = self._ask(_GET, NLM_F_REQUEST, family, tuple_)
         if found is not None and found & mask != mark:
             self._ask(_DELETE, NLM_F_REQUEST | NLM_F_ACK, family, tuple_)
+
+    def forget(self, flow: FlowKey) -> None:
+        """Delete the flow's entry and with it the verdict that the kernel remembers."""
+        self._ask(_DELETE, NLM_F_REQUEST | NLM_F_ACK, _family(flow), _flow_tuple(flow))
 
     def flush(self, mark: int, mask: int) -> None:
         """Delete every entry of this network namespace with that mark under that mask."""

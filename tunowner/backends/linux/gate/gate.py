@@ -92,6 +92,9 @@ class Gate:
             sender.send(packet, target, self._plan.marks.refuse, flow)
         self._count(sent, action)
 
+    def forget(self, flow: FlowKey) -> None:
+        self._parts.conntrack.forget(flow)
+
     def changes_fileno(self) -> int:
         return self._parts.monitor.fileno()
 

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 _TCP_HEADERS = {"ip": 40, "ip6": 60}
 """Bytes of IP and TCP header without options, RFC 6691."""
 
+_SYN = "meta l4proto tcp tcp flags & (fin|syn|rst|ack) == syn"
+_NEW_CONNECTION = f"ct state new {_SYN} goto gate"
+"""A SYN is asked for even when conntrack remembers a verdict: an attempt that nobody answered leaves
+its entry for 120 s, and the port may be another program's by now."""
+
 REMOVE = f"delete table inet {NFT_TABLE}\n"
 
 
@@ -33,6 +38,7 @@ def install(plan: GatePlan, *, owned: bool) -> str:
         lines.append("flags owner;")
     lines += _chain("out_route", "type route hook output priority mangle;", _out_route(plan))
     lines += _chain("fresh", "", _fresh(marks))
+    lines += _chain("again", "", [_NEW_CONNECTION])
     lines += _chain("gate", "", [f"{_set_meta(marks, marks.gate)} counter"])
     lines += _chain("go_direct", "", [f"{_set_ct(marks, marks.direct)} accept"])
     lines += _chain("go_block", "", _go_block(marks))
@@ -41,7 +47,7 @@ def install(plan: GatePlan, *, owned: bool) -> str:
     for number, via in enumerate(plan.vias):
         steer = _steer(marks, via)
         lines += _chain(f"go_via{number}", "", [_set_ct(marks, via.mark), *steer, "accept"])
-        lines += _chain(f"via{number}", "", [*steer, "accept"])
+        lines += _chain(f"via{number}", "", [_NEW_CONNECTION, *steer, "accept"])
     lines += _chain("post_nat", "type nat hook postrouting priority srcnat;", _masquerade(plan))
     lines += _chain("pre", "type filter hook prerouting priority mangle;", _replies(plan))
     lines += _chain("guard", "type filter hook postrouting priority mangle;", _guard(plan))
@@ -74,7 +80,7 @@ def _out_route(plan: GatePlan) -> list[str]:
     verdicts |= {marks.refuse: "refuse"}
     verdicts |= {via.mark: f"go_via{number}" for number, via in enumerate(plan.vias)}
     flows = {0: "goto fresh", marks.gate: "goto gate", marks.block: "goto refuse"}
-    flows |= {marks.drop: "drop"}
+    flows |= {marks.drop: "drop", marks.direct: "goto again"}
     flows |= {via.mark: f"goto via{number}" for number, via in enumerate(plan.vias)}
     jumps = {mark: f"goto {chain}" for mark, chain in verdicts.items()}
     return [
@@ -99,8 +105,8 @@ def _fresh(marks: Marks) -> list[str]:
         "ip6 daddr fe80::/10 accept",
         "udp sport 68 udp dport 67 accept",  # DHCP renewals are unicast, RFC 2131
         "udp sport 546 udp dport 547 accept",
-        "meta l4proto tcp tcp flags & (fin|syn|rst|ack) != syn accept",  # no mid-stream pick-up
-        "meta l4proto { tcp, udp } goto gate",
+        f"{_SYN} goto gate",  # and no other segment: flows are not picked up mid-stream
+        "meta l4proto udp goto gate",
     ]
 
 
