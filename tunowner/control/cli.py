@@ -6,7 +6,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import suppress
+from io import TextIOWrapper
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import click
@@ -27,8 +31,11 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead
 
 def main() -> None:
     """Run the command line and exit."""
+    if isinstance(sys.stdout, TextIOWrapper):  # a path may hold bytes that no encoding knows
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cli.main(standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
@@ -40,7 +47,10 @@ def main() -> None:
     except TunOwnerError as error:
         click.echo(f"tunowner: {error}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
+    except OSError as error:  # of our own output: backends translate theirs
+        if not isinstance(error, BrokenPipeError):
+            click.echo(f"tunowner: cannot write: {error.strerror}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes again
         sys.exit(1)
 
 
@@ -141,10 +151,20 @@ def doctor(*, as_json: bool) -> None:
 
 def _endpoint(text: str) -> tuple[str, int]:
     address, _, port = text.rpartition(":")
-    if not port.isdecimal() or len(port) > 5:
-        raise click.UsageError(f"{text!r} is not ADDRESS:PORT (an IPv6 address goes in brackets)")
     bare = address[1:-1] if address.startswith("[") and address.endswith("]") else address
-    return ("" if bare == "*" else bare), int(port)
+    host = "" if bare == "*" else bare
+    if not (_is_address(host) and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536):
+        raise click.UsageError(
+            f"{text!r} is not ADDRESS:PORT: an IP address (IPv6 in brackets), a port in 1..65535"
+        )
+    return host, int(port)
+
+
+def _is_address(text: str) -> bool:
+    """Whether `text` is an IP address, or nothing, which stands for any. No name is looked up."""
+    with suppress(ValueError):
+        return not text or bool(ip_address(text))
+    return False
 
 
 def _print_owner(title: str, owner: Owner, *, as_json: bool) -> None:
