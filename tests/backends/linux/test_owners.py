@@ -20,7 +20,7 @@ from tunowner.backends.linux import owners as module
 from tunowner.backends.linux.holders import Holder, Lru, Memory
 from tunowner.backends.linux.owners import LinuxOwners, find_process
 from tunowner.backends.linux.procfs import describe
-from tunowner.core.model import TCP, UDP, FlowKey, Grade, Owner
+from tunowner.core.model import TCP, UDP, FlowKey, Grade, Owner, Process
 from tunowner.errors import TunOwnerError
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from tunowner.backends.linux.procfs import ProcessDir
     from tunowner.backends.linux.sockdiag import SocketRow
-    from tunowner.core.model import Process
 
 if sys.platform != "linux":
     pytest.skip("needs Linux", allow_module_level=True)
@@ -356,6 +355,36 @@ socket.send_fds(u, [b'x'], [s.fileno()]); s.close(); tell(); wait()"""
             start(sender_code, ours.fileno(), server, inherit=(ours.fileno(),))
             receiver, (truth,) = start(receiver_code, theirs.fileno(), inherit=(theirs.fileno(),))
         check(source, truth.flow(), receiver, truth, Grade.EXACT)
+
+    def test_the_primary_does_not_change_when_an_older_process_gets_the_socket(
+        self, source: LinuxOwners, server: tuple[str, int], start: Start
+    ) -> None:
+        code = """
+a, = json.loads(sys.argv[1]); u, v = socket.socketpair(); child = os.fork()
+if child == 0:
+    s = tcp(a); tell(s); u.recv(1); socket.send_fds(u, [b'x'], [s.fileno()]); time.sleep(60); os._exit(0)
+wait(); v.send(b'x'); got = socket.recv_fds(v, 1, 1); tell(child=child); wait(); os.kill(child, 9)"""
+        child, (truth,) = start(code, server)
+        opener, flow = child.pid, truth.flow()
+        assert pids(ask(source, flow)) == [opener]
+        child.say()
+        child.hear()
+        assert pids(dict(source.walk([flow]))[flow]) == [opener, child.pid]
+        assert pids(ask(source, flow)) == [opener, child.pid]
+        with LinuxOwners() as cold:
+            assert pids(ask(cold, flow)) == [child.pid, opener]
+        child.say()
+        child.process.wait()
+
+    def test_programs_that_hand_sockets_on_come_last(self) -> None:
+        started = [
+            Process(1, 1, "/sbin/init"),
+            Process(7, 5, "/usr/lib/systemd/systemd"),
+            Process(8, 9, "/usr/bin/late"),
+            Process(9, 8, "/usr/bin/early"),
+        ]
+        order = sorted(started, key=module._age)
+        assert [process.pid for process in order] == [9, 8, 1, 7]
 
     def test_exec_keeps_the_socket(
         self, source: LinuxOwners, server: tuple[str, int], start: Start, other_python: str

