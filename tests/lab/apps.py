@@ -156,8 +156,9 @@ def make_app(folder: Path, client: Namespace, name: str, program: str) -> App:
     """Copy `program` (`python`, or a command on PATH) to folder/name, once."""
     original, env = _python() if program == "python" else (shutil.which(program), {})
     assert original, f"{program} is not installed"
-    path = folder / name
-    if not path.exists():
-        shutil.copy(os.path.realpath(original), path)
-        shutil.copy(PROBE, path.with_name("probe.py"))
-    return App(path, client, env)
+    app = App(folder / name, client, env)
+    if not app.path.exists():
+        shutil.copy(os.path.realpath(original), app.path)
+    if not app.script.exists():  # another program may be about to read it
+        shutil.copy(PROBE, app.script)
+    return app

@@ -1,7 +1,8 @@
 """Open flows to the lab's echo server and print one line of JSON for each.
 
 At most `--concurrency` flows are on their way at once; `--burst` opens all at once and closes none
-before the last has ended. `--hold` keeps them open until standard input ends.
+before the last has ended. `--hold` keeps them open until standard input ends. `--start` names a
+FIFO: the flows begin once nobody has it open for writing any more.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import selectors
 import socket
 import sys
 import time
+from pathlib import Path
 
 SO_COOKIE = 57
 CONNECTING = (0, errno.EINPROGRESS)
@@ -231,13 +233,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="", help="SO_BINDTODEVICE")
     parser.add_argument("--burst", action="store_true")
     parser.add_argument("--hold", action="store_true")
+    parser.add_argument("--start", type=Path, help="FIFO to wait for")
     return parser.parse_args(arguments)
 
 
 def main() -> int:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return Probe(parse()).run()
+    options = parse()
+    if options.start:
+        options.start.read_bytes()
+    return Probe(options).run()
 
 
 if __name__ == "__main__":
