@@ -64,6 +64,7 @@ class Service:
             deaths = undo.enter_context(closing(backend.open_deaths()))
             engine = Engine(partial(decide, rules), dry_run=self._options.dry_run)
             loop = PacketLoop(plane, owners, deaths, engine, self._announce)
+            undo.callback(loop.close)
             ready = {"device": plane.name, "rules": len(rules.rules), "pid": os.getpid()}
             self._intercept(loop, ready, lambda: engine.statistics() | plane.statistics())
 

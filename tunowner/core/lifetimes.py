@@ -43,10 +43,8 @@ class Lifetimes:
 
     def closed(self, cookie: int) -> list[FlowKey]:
         """Take note that a socket, ours or not, has closed."""
-        flows = self._flows_of_socket.pop(cookie, None)
-        if flows is None:
-            self._dead[cookie] = None
-            return []
+        self._dead[cookie] = None  # even where flows are known: another may wait for its owner
+        flows = self._flows_of_socket.pop(cookie, set())
         for flow in flows:
             del self._flows[flow]
         return list(flows)
