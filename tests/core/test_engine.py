@@ -6,8 +6,19 @@ import pytest
 
 from tests.core import packets as p
 from tunowner.core import engine as limits
-from tunowner.core.engine import Action, Announce, Carry, Engine, Lookup
-from tunowner.core.model import BLOCK, DIRECT, TCP, UDP, Decision, FlowKey, Grade, Owner, Process
+from tunowner.core.engine import Action, Announce, Carry, Engine, Forget, Lookup
+from tunowner.core.model import (
+    BLOCK,
+    DIRECT,
+    DROP,
+    TCP,
+    UDP,
+    Decision,
+    FlowKey,
+    Grade,
+    Owner,
+    Process,
+)
 
 CURL = Owner(Grade.EXACT, (Process(812, 1, "/usr/bin/curl"),), cookie=77)
 TCP4, UDP4 = p.flow(TCP), p.flow(UDP)
@@ -221,6 +232,68 @@ class TestTimeouts:
         assert desk.engine.next_deadline() is None
 
 
+class TestSocketsThatClose:
+    """A verdict ends with its socket: the next to get the port is asked for again."""
+
+    NEXT = p.ipv4(p.udp(data=b"by another"), UDP)
+
+    def test_a_flow_is_forgotten_with_its_socket(self, desk: Desk) -> None:
+        desk.decided(p.UDP4)
+        assert desk.engine.socket_closed(77) == [Forget(UDP4)]
+        assert desk.read(self.NEXT) == [Lookup(UDP4, 2)]
+
+    def test_all_flows_of_a_socket_are(self, desk: Desk) -> None:
+        flows = [p.flow(UDP, dport=port) for port in (1, 2, 3)]
+        for flow in flows:
+            desk.decided(p.ipv4(p.udp(dport=flow.remote_port), UDP))
+        assert sorted(desk.engine.socket_closed(77)) == [Forget(flow) for flow in flows]
+        assert desk.engine.socket_closed(77) == []
+
+    def test_a_socket_that_closes_before_its_flow_is_decided(self, desk: Desk) -> None:
+        desk.read(p.UDP4)
+        assert desk.engine.socket_closed(77) == []
+        expected = [Carry(p.UDP4, UDP4, "vpn"), desk.announce(UDP4), Forget(UDP4)]
+        assert desk.answer(1) == expected
+        assert desk.read(self.NEXT) == [Lookup(UDP4, 2)]
+
+    def test_a_socket_that_closes_with_one_flow_decided_and_one_pending(self, desk: Desk) -> None:
+        waiting = p.ipv4(p.udp(dport=54), UDP)
+        desk.decided(p.UDP4)
+        desk.read(waiting)
+        assert desk.engine.socket_closed(77) == [Forget(UDP4)]
+        assert desk.answer(2)[-1] == Forget(p.flow(UDP, dport=54))
+
+    def test_a_flow_whose_socket_is_not_known_is_over_at_once(self, desk: Desk) -> None:
+        nobody = Owner(Grade.ABSENT)
+        desk.read(p.UDP4)
+        assert desk.answer(1, nobody) == [
+            Carry(p.UDP4, UDP4, "vpn"),
+            desk.announce(UDP4, nobody),
+            Forget(UDP4),
+        ]
+        assert desk.read(self.NEXT) == [Lookup(UDP4, 2)]
+
+    def test_when_closings_were_lost_any_socket_may_have_closed(self, desk: Desk) -> None:
+        desk.decided(p.UDP4)
+        assert desk.engine.sockets_lost() == [Forget(UDP4)]
+        assert desk.engine.sockets_lost() == []
+        assert desk.read(self.NEXT) == [Lookup(UDP4, 2)]
+
+    def test_other_sockets_change_nothing(self, desk: Desk) -> None:
+        desk.decided(p.UDP4)
+        assert desk.engine.socket_closed(78) == []
+        assert desk.read(self.NEXT) == [Carry(self.NEXT, UDP4, "vpn")]
+
+    def test_a_tcp_flow_ends_by_its_own_packets(self, desk: Desk) -> None:
+        desk.decided(p.SYN4)
+        assert desk.engine.socket_closed(77) == []
+
+    def test_unless_its_syn_was_dropped(self) -> None:
+        desk = Desk(DROP)
+        desk.decided(p.SYN4)
+        assert desk.engine.socket_closed(77) == [Forget(TCP4)]
+
+
 class TestFragments:
     FIRST = p.ipv4(p.udp(), UDP, more=True)
     SECOND = p.ipv4(b"a rest..", UDP, frag=1, more=True)
@@ -317,6 +390,19 @@ class TestRelease:
         desk.engine.release()
         assert desk.answer(1) == []
         assert desk.engine.release() == []
+
+    def test_what_still_waits_in_the_device_goes_on_unless_it_was_refused(self, desk: Desk) -> None:
+        desk.decided(p.SYN4)
+        desk.engine.release()
+        assert desk.engine.packet_left(p.SYN4) == []
+        assert desk.engine.packet_left(p.UDP4) == [Carry(p.UDP4, None, DIRECT)]
+        assert desk.engine.packet_left(p.SYN4[:30]) == [Carry(p.SYN4[:30], None, DIRECT)]
+
+    @pytest.mark.parametrize(("action", "dry_run"), [(DIRECT, False), (BLOCK, True)])
+    def test_what_was_let_pass_goes_on(self, action: str, *, dry_run: bool) -> None:
+        desk = Desk(action, dry_run=dry_run)
+        desk.decided(p.SYN4)
+        assert desk.engine.packet_left(p.SYN4) == [Carry(p.SYN4, None, DIRECT)]
 
     def test_what_was_decided_stays_out_of_it(self, desk: Desk) -> None:
         desk.decided(p.SYN4)

@@ -18,6 +18,7 @@ from tunowner.core.engine import (
     Announce,
     Carry,
     Engine,
+    Forget,
     Lookup,
 )
 from tunowner.core.model import (
@@ -105,6 +106,8 @@ class EngineMachine(RuleBasedStateMachine):
                     self.asked[ticket] = flow
                 case Announce(flow, _):
                     self.announced.append(flow)
+                case Forget(flow):
+                    assert flow not in self.engine._recent
 
     @staticmethod
     def agrees(packet: bytes, flow: FlowKey | None) -> bool:
@@ -147,6 +150,14 @@ class EngineMachine(RuleBasedStateMachine):
         self.perform(self.engine.tick(self.now))
         due = self.engine.next_deadline()
         assert due is None or self.now < due <= self.now + LOOKUP_TIMEOUT_S
+
+    @rule(cookie=st.sampled_from([5, 6]))
+    def socket_closed(self, cookie: int) -> None:
+        self.perform(self.engine.socket_closed(cookie))
+
+    @rule()
+    def sockets_lost(self) -> None:
+        self.perform(self.engine.sockets_lost())
 
     @rule()
     def release(self) -> None:
