@@ -166,4 +166,4 @@ class PacketLoop:
         """Pass on what is held and what still waits in the device: nothing of it is ours now."""
         self._perform(self._engine.release())
         while (packet := self._plane.read()) is not None:
-            self._plane.carry(packet, None, "direct")
+            self._perform(self._engine.packet_left(packet))

@@ -198,6 +198,18 @@ class Engine:
         self._held_bytes = 0
         return [Carry(packet, None, DIRECT) for packet in held]
 
+    def packet_left(self, packet: bytes) -> list[Action]:
+        """Take a packet that still waited in the device when interception ended.
+
+        It goes on undecided as well, unless its flow was decided to go another way: that way is
+        closed now, so the packet ends here.
+        """
+        parsed = parse(packet)
+        recent = self._recent.get(parsed.flow) if isinstance(parsed, Segment) else None
+        if recent is not None and recent.action != DIRECT and not self._dry_run:
+            return []
+        return [Carry(packet, None, DIRECT)]
+
     def _segment_read(self, segment: Segment, packet: bytes) -> list[Action]:
         flow = segment.flow
         if segment.fragment is not None:

@@ -1,0 +1,37 @@
+# The newcomer's commands: `make run` and `make test`. Each sets up everything it needs.
+
+PYTHON ?= $(shell .ci/find-python)
+RULES ?= rules/default.yaml
+BIN := .venv/bin
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: run test bench lint clean
+
+run: .venv/run  ## intercept new flows and print who opened them (Ctrl-C ends it)
+	$(AS_ROOT) $(BIN)/tunowner run --rules $(RULES)
+
+test: .venv/dev  ## all tests; those that need root are run when root, and say so otherwise
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+bench: .venv/dev  ## figures beside those of peers, measured in the same run (needs root)
+	$(BIN)/python -m tests.bench
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --platform linux
+	$(BIN)/mypy --platform win32
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+
+.venv/run: pyproject.toml .ci/packages
+	.ci/packages run
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/dev: .venv/run
+	.ci/packages test
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
