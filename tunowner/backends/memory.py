@@ -103,7 +103,7 @@ class MemoryDataPlane:
         self._queue: deque[bytes] = deque()
         self._packets = _Bell()
         self._changes = _Bell()
-        self._intercepting = True
+        self.intercepting = True
         self._gone = False
         self._lost = 0
         self.carried: list[Carried] = []
@@ -117,7 +117,7 @@ class MemoryDataPlane:
     def offer(self, *packets: bytes) -> None:
         """Send packets as a program would."""
         with self._lock:
-            if not self._intercepting:
+            if not self.intercepting:
                 self.passed += packets
                 return
             self._queue += packets
@@ -170,14 +170,14 @@ class MemoryDataPlane:
 
     def stop_intercepting(self) -> None:
         with self._lock:
-            self._intercepting = False
+            self.intercepting = False
 
     def statistics(self) -> dict[str, int]:
         return {"carried": len(self.carried), "lost": self._lost}
 
     def close(self) -> None:
         with self._lock:
-            self._intercepting = False
+            self.intercepting = False
             self._gone = True
             self._packets.close()
             self._changes.close()
