@@ -52,7 +52,7 @@ def vpn_address(target: str) -> str:
 
 
 @everywhere
-def test_direct_is_as_without_us(world: World, proto: str, target: str):
+def test_direct_is_as_without_us(world: World, proto: str, target: str) -> None:
     engine = world.engine(RULES)
     (flow,) = world.app("direct-app").probe(proto, target, messages=20)
     assert (flow.ok, flow.peer_seen) == (True, eth_address(target))
@@ -64,7 +64,7 @@ def test_direct_is_as_without_us(world: World, proto: str, target: str):
 
 
 @everywhere
-def test_block_refuses_at_once(world: World, proto: str, target: str):
+def test_block_refuses_at_once(world: World, proto: str, target: str) -> None:
     engine = world.engine(RULES)
     (flow,) = world.app("block-app").probe(proto, target, timeout=5)
     assert (flow.ok, flow.error) == (False, "ECONNREFUSED")
@@ -74,7 +74,7 @@ def test_block_refuses_at_once(world: World, proto: str, target: str):
 
 
 @everywhere
-def test_drop_is_silence(world: World, proto: str, target: str):
+def test_drop_is_silence(world: World, proto: str, target: str) -> None:
     engine = world.engine(RULES)
     (flow,) = world.app("drop-app").probe(proto, target, timeout=2.5)  # two SYNs are sent again
     assert (flow.ok, flow.error) == (False, "ETIMEDOUT")
@@ -85,7 +85,7 @@ def test_drop_is_silence(world: World, proto: str, target: str):
 
 @pytest.mark.parametrize("app", ["vpn-app", "table-app", "mark-app"])
 @everywhere
-def test_via_leaves_by_the_outbound(world: World, proto: str, target: str, app: str):
+def test_via_leaves_by_the_outbound(world: World, proto: str, target: str, app: str) -> None:
     world.client.sh(VIA_ROUTES)
     try:
         engine = world.engine(RULES)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from tunowner.backends.linux.cgroups import CgroupPids
 from tunowner.backends.linux.holders import Holder, Memory, Search
-from tunowner.backends.linux.procfs import UserNames, describe
+from tunowner.backends.linux.procfs import KnownNames, UserNames, describe
 from tunowner.backends.linux.sockdiag import (
     ANY4,
     ANY6,
@@ -41,6 +41,8 @@ from tunowner.errors import TunOwnerError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
+
+    from tunowner.backends.linux.procfs import Names
 
 BACKEND = "procfs"
 LAUNCHERS = frozenset({"systemd", "inetd", "xinetd"})
@@ -81,7 +83,8 @@ class LinuxOwners:
         self._memory.clear()
 
     def quick(self, flow: FlowKey) -> Owner | None:
-        answer = _Answer(self._memory, self._users)
+        names = KnownNames(self._users)
+        answer = _Answer(self._memory, names)
         try:
             answer.rows = _living(self._near.sockets(flow, self.interface))
         except OSError:
@@ -94,7 +97,7 @@ class LinuxOwners:
                 return None
             answer.holders[row.inode] = holders
         owner = answer.owner()
-        return owner if owner.candidates else None
+        return owner if owner.candidates and not names.missed else None
 
     def walk(self, flows: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, Owner]]:
         """Answer all `flows` by one search. It does not trust memory, so it sees new holders too."""
@@ -175,7 +178,7 @@ class LinuxOwners:
 class _Answer:
     """An owner in the making: the sockets in question and who was seen holding them."""
 
-    def __init__(self, memory: Memory, users: UserNames) -> None:
+    def __init__(self, memory: Memory, users: Names) -> None:
         self._memory = memory
         self._users = users
         self._begun = time.monotonic()

@@ -11,7 +11,7 @@ import errno
 import importlib
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from tunowner.core.model import Process
 
@@ -192,8 +192,17 @@ class ProcessDir:
         return file.st_dev, file.st_ino, self.uid(), self.read(b"cmdline")
 
 
+class Names(Protocol):
+    """Gives users their names, None for those that have none."""
+
+    def name(self, uid: int | None) -> str | None: ...
+
+
 class UserNames:
-    """Names of users, each asked for once. The one answer kept is bounded by `limit`."""
+    """Names of users, each asked for once. The one answer kept is bounded by `limit`.
+
+    Asking may take long: nsswitch.conf(5) can name a directory on the network.
+    """
 
     def __init__(self, limit: int = 1024) -> None:
         self._names: dict[int, str | None] = {}
@@ -208,8 +217,28 @@ class UserNames:
             self._names[uid] = _user_name(uid)
         return self._names[uid]
 
+    def knows(self, uid: int) -> bool:
+        return uid in self._names
 
-def describe(process: ProcessDir, link: bytes, inode: int, users: UserNames) -> Process | None:
+
+class KnownNames:
+    """The names that are known already; `missed` tells that one was not.
+
+    For the packet loop, which must not wait: the directory may be asked over a flow of its own.
+    """
+
+    def __init__(self, users: UserNames) -> None:
+        self._users = users
+        self.missed = False
+
+    def name(self, uid: int | None) -> str | None:
+        if uid is None or self._users.knows(uid):
+            return self._users.name(uid)
+        self.missed = True
+        return None
+
+
+def describe(process: ProcessDir, link: bytes, inode: int, users: Names) -> Process | None:
     """Describe a process that holds the socket `inode` at `link`, or None if it does not.
 
     The link is read again at the end: a process that replaced its program meanwhile, closing the
