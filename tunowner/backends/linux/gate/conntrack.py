@@ -1,8 +1,9 @@
 """The few things asked of conntrack, by hand-packed ctnetlink messages because they lie on a flow's path.
 
 NAT is bound once for each conntrack entry. A flow's first pass (into the TUN) makes an entry whose
-binding is "none", so NAT would be skipped on the second pass: the packet would leave with the wrong
-source, or not be redirected at all. Therefore that entry is deleted before a verdict with NAT.
+binding is "none", so NAT would be skipped on the second pass: an outbound's packet would leave with
+the wrong source, and a flow that somebody else redirects (kube-proxy, a transparent proxy) would miss
+its target. Therefore that entry is deleted before the packet is sent again.
 
 Messages: <linux/netfilter/nfnetlink.h>, <linux/netfilter/nfnetlink_conntrack.h>.
 """

@@ -59,7 +59,7 @@ class Gate:
         self._undo = undo
         self._tun = parts.tun
         self._mark_of_action = plan.mark_of_action
-        self._nat_marks = {via.mark for via in plan.vias}
+        self._passing_marks = {plan.marks.direct} | {via.mark for via in plan.vias}
         self._counters = _Counters()
 
     @property
@@ -83,7 +83,7 @@ class Gate:
             self._counters.lost += 1
             return
         mark = self._mark_of_action[action]
-        if flow is not None and mark in self._nat_marks:
+        if flow is not None and mark in self._passing_marks:
             self._parts.conntrack.unbind(flow, mark, self._plan.marks.mask)
         sender = self._parts.sender
         sent = sender.send(packet, target, mark, flow)

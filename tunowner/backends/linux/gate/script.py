@@ -4,8 +4,11 @@ Why it looks like this:
 - `type route`: a changed mark makes the kernel choose the route again (nft(8), chain types).
 - Marks are compared and set under the mask of our byte only, with a constant for each verdict:
   expressions that combine two registers need a kernel newer than those we support.
-- The flow's verdict lives in its conntrack mark. NAT is bound once for a conntrack entry, so the
-  entry that the first pass made is deleted before a verdict that needs NAT (see conntrack.py).
+- The flow's verdict lives in its conntrack mark.
+- NAT is bound once for a conntrack entry. On the first pass, into the TUN, a flow is bound to "as it
+  is", before other people's NAT rules can see it: what we read is what the program sent. That entry
+  is deleted before the second pass (see conntrack.py), which then meets all NAT rules, ours and
+  others', as if there had been no first.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ def install(plan: GatePlan, *, owned: bool) -> str:
         steer = _steer(marks, via)
         lines += _chain(f"go_via{number}", "", [_set_ct(marks, via.mark), *steer, "accept"])
         lines += _chain(f"via{number}", "", [_NEW_CONNECTION, *steer, "accept"])
-    lines += _chain("post_nat", "type nat hook postrouting priority srcnat;", _masquerade(plan))
+    lines += _chain("out_nat", "type nat hook output priority -101;", _as_it_is(marks, "d", "daddr"))
+    lines += _chain("post_nat", "type nat hook postrouting priority 99;", _post_nat(plan))
     lines += _chain("pre", "type filter hook prerouting priority mangle;", _replies(plan))
     lines += _chain("guard", "type filter hook postrouting priority mangle;", _guard(plan))
     return "\n".join([*lines, "}", ""])
@@ -138,8 +142,17 @@ def _clamp(via: Via) -> list[str]:
     ]
 
 
-def _masquerade(plan: GatePlan) -> list[str]:
-    rules = ['oifname "lo" accept']
+def _as_it_is(marks: Marks, kind: str, field: str) -> list[str]:
+    """Bind the NAT of a packet for the TUN to no change. The hooks are one before others' NAT."""
+    gated = f"meta mark & {marks.mask:#010x} == {marks.gate:#010x}"
+    return [
+        f"{gated} meta nfproto {protocol} {kind}nat {header} to {header} {field}"
+        for protocol, header in (("ipv4", "ip"), ("ipv6", "ip6"))
+    ]
+
+
+def _post_nat(plan: GatePlan) -> list[str]:
+    rules = ['oifname "lo" accept', *_as_it_is(plan.marks, "s", "saddr")]
     for via in plan.vias:
         exits = f'oifname "{via.exits[0]}" ' if via.exits else ""
         rules.append(f"{exits}{_ct_is(plan.marks, via.mark)} counter masquerade")
