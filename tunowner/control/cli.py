@@ -34,7 +34,7 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # a path may hold bytes that no encoding knows
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="tunowner", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Abort:
         sys.exit(130)
