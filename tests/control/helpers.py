@@ -1,0 +1,29 @@
+"""Run the command line as a user does, and look at what a user would see."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def tunowner(
+    *arguments: str, prefix: tuple[str, ...] = (), cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `tunowner ARGUMENTS`. A traceback is never what a user should see."""
+    done = subprocess.run(
+        [*prefix, sys.executable, "-m", "tunowner", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=60,
+        check=False,
+        cwd=cwd,
+    )
+    assert "Traceback" not in done.stderr + done.stdout, done.stderr
+    return done
