@@ -125,8 +125,8 @@ class Routing:
         A link without ARP (WireGuard, TUN, PPP) needs no router, only an address of the family. On
         others the router is that of the default route which somebody has set through it.
         """
-        link = self._link(interface)
-        if link is None or not self._has_address(link["index"], family):
+        link = self._addressed_link(interface, family)
+        if link is None:
             return None
         if link["flags"] & _IFF_NOARP:
             return Exit(link["index"], None)
@@ -136,9 +136,9 @@ class Routing:
                 return Exit(link["index"], route.get("RTA_GATEWAY"))
         return None
 
-    def _link(self, interface: str) -> Any:
+    def _addressed_link(self, interface: str, family: int) -> Any:
         links = [link for link in self._ip.get_links() if link.get("IFLA_IFNAME") == interface]
-        return links[0] if links else None
+        return links[0] if links and self._has_address(links[0]["index"], family) else None
 
     def _has_address(self, index: int, family: int) -> bool:
         addresses = self._ip.get_addr(family=family, index=index)
@@ -147,8 +147,13 @@ class Routing:
     def _route_via(self, family: int, via: Via) -> None:
         for interface in via.exits:
             way = self.exit_by(interface, family)
-            if via.table is not None and way is not None:
+            if via.table is None:
+                continue
+            if way is not None:
                 self._route(family, via.table, way)
+            elif self._addressed_link(interface, family) is None:
+                # The kernel keeps IPv6 routes without an address, and masquerades by another link's.
+                self._flush(family, via.table)
 
     def _route(self, family: int, table: int, way: Exit) -> None:
         route = {"family": family, "dst": "default", "oif": way.interface, "table": table}

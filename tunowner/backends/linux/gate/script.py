@@ -30,6 +30,21 @@ _NEW_CONNECTION = f"ct state new {_SYN} goto gate"
 """A SYN is asked for even when conntrack remembers a verdict: an attempt that nobody answered leaves
 its entry for 120 s, and the port may be another program's by now."""
 
+_LOST_VIA_S = 7_200
+"""A TCP connection by an outbound is known for so long after its last packet: conntrack may forget
+it sooner. `masquerade` itself does that when its interface goes down or loses the address (the
+kernel's net/netfilter/nf_nat_masquerade.c), and an administrator by `conntrack -F`. Its next packet
+then looks like one of a flow older than the table, and would leave by the main route. The time is
+that of the first keep-alive probe (net.ipv4.tcp_keepalive_time)."""
+_MOST_VIA = 262_144
+"""Connections known, conntrack's own limit by default; the kernel takes memory as they come."""
+_ENDS = {
+    "4": ("ipv4_addr", "ip saddr . tcp sport . ip daddr . tcp dport"),
+    "6": ("ipv6_addr", "ip6 saddr . tcp sport . ip6 daddr . tcp dport"),
+}
+_REMEMBER = [f"update @via{family} {{ {ends} }}" for family, (_, ends) in _ENDS.items()]
+_ASK_FOR_LOST = [f"{ends} @via{family} goto gate" for family, (_, ends) in _ENDS.items()]
+
 REMOVE = f"delete table inet {NFT_TABLE}\n"
 
 
@@ -39,6 +54,7 @@ def install(plan: GatePlan, *, owned: bool) -> str:
     lines = [f"table inet {NFT_TABLE} {{"]
     if owned:
         lines.append("flags owner;")
+    lines += _via_sets()
     lines += _chain("out_route", "type route hook output priority mangle;", _out_route(plan))
     lines += _chain("fresh", "", _fresh(marks))
     lines += _chain("again", "", [_NEW_CONNECTION])
@@ -49,13 +65,23 @@ def install(plan: GatePlan, *, owned: bool) -> str:
     lines += _chain("refuse", "", _refuse())
     for number, via in enumerate(plan.vias):
         steer = _steer(marks, via)
-        lines += _chain(f"go_via{number}", "", [_set_ct(marks, via.mark), *steer, "accept"])
-        lines += _chain(f"via{number}", "", [_NEW_CONNECTION, *steer, "accept"])
-    lines += _chain("out_nat", "type nat hook output priority -101;", _as_it_is(marks, "d", "daddr"))
+        lines += _chain(f"go_via{number}", "", [_set_ct(marks, via.mark), *steer])
+        lines += _chain(f"via{number}", "", [_NEW_CONNECTION, *steer])
+    lines += _chain(
+        "out_nat", "type nat hook output priority -101;", _as_it_is(marks, "d", "daddr")
+    )
     lines += _chain("post_nat", "type nat hook postrouting priority 99;", _post_nat(plan))
     lines += _chain("pre", "type filter hook prerouting priority mangle;", _replies(plan))
     lines += _chain("guard", "type filter hook postrouting priority mangle;", _guard(plan))
     return "\n".join([*lines, "}", ""])
+
+
+def _via_sets() -> Iterator[str]:
+    for family, (address, _) in _ENDS.items():
+        yield f"set via{family} {{"
+        yield f"type {address} . inet_service . {address} . inet_service"
+        yield f"flags dynamic, timeout; timeout {_LOST_VIA_S}s; size {_MOST_VIA}"
+        yield "}"
 
 
 def _chain(name: str, hook: str, rules: list[str]) -> Iterator[str]:
@@ -92,6 +118,7 @@ def _out_route(plan: GatePlan) -> list[str]:
         f"meta mark & {marks.mask:#010x} vmap {_map(jumps)}",
         "ct direction reply accept",  # answers of servers on this machine
         f"ct mark & {marks.mask:#010x} vmap {_map(flows)}",
+        *_ASK_FOR_LOST,  # conntrack calls it invalid (nf_conntrack_tcp_loose=0)
     ]
 
 
@@ -109,7 +136,8 @@ def _fresh(marks: Marks) -> list[str]:
         "ip6 daddr fe80::/10 accept",
         "udp sport 68 udp dport 67 accept",  # DHCP renewals are unicast, RFC 2131
         "udp sport 546 udp dport 547 accept",
-        f"{_SYN} goto gate",  # and no other segment: flows are not picked up mid-stream
+        f"{_SYN} goto gate",  # no other segment: flows older than this table stay as they are
+        *_ASK_FOR_LOST,
         "meta l4proto udp goto gate",
     ]
 
@@ -129,7 +157,7 @@ def _refuse() -> list[str]:
 def _steer(marks: Marks, via: Via) -> list[str]:
     foreign = via.carried_mark != via.mark
     mark = f"meta mark set {via.carried_mark:#010x}" if foreign else _set_meta(marks, via.mark)
-    return [mark, *_clamp(via)]
+    return [mark, *_clamp(via), *_REMEMBER, "accept"]
 
 
 def _clamp(via: Via) -> list[str]:
