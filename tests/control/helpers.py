@@ -11,12 +11,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def tunowner(
-    *arguments: str, prefix: tuple[str, ...] = (), cwd: Path | None = None
+    *arguments: str, prefix: tuple[str, ...] = (), cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `tunowner ARGUMENTS`. A traceback is never what a user should see."""
     done = subprocess.run(
         [*prefix, sys.executable, "-m", "tunowner", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -140,9 +140,10 @@ class TestCheck:
         assert done.returncode == 1
         assert all(line.isprintable() for line in done.stdout.splitlines())
 
-    def test_a_file_name_that_is_no_utf8(self, tmp_path: Path) -> None:
-        path = file(tmp_path, BROKEN, "a\udcff.yaml")
-        done = tunowner("check", path)
+    @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict", "latin-1:strict"])
+    def test_a_file_name_that_the_terminal_cannot_show(self, tmp_path: Path, encoding: str) -> None:
+        path = file(tmp_path, BROKEN, "\u4f60\udcff.yaml")
+        done = tunowner("check", path, PYTHONIOENCODING=encoding)
         assert done.returncode == 1
         assert ".yaml:3:" in done.stdout
 

@@ -63,7 +63,7 @@ class LookupWorker:
         return batch
 
     def _walk(self, batch: dict[FlowKey, int]) -> None:
-        if not batch or self._stopping:
+        if not batch:
             return
         for flow, owner in self._owners.walk(list(batch)):
             self._answers.append((batch[flow], owner))
