@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from tunowner.app.config import load_rules
 from tunowner.app.events import Event, EventMaker, Reporter
@@ -57,7 +57,8 @@ class Service:
         rules = load_rules(self._options.rules)
         backend = backend or open_backend()
         self._reporter.start()
-        with ExitStack() as undo:
+        # A signal that comes while things are being put in place must not stop half-way.
+        with _Ending() as ending, ExitStack() as undo:
             undo.callback(self._reporter.stop)
             plane = undo.enter_context(closing(backend.open_data_plane(self._settings(rules))))
             owners = undo.enter_context(closing(backend.open_owners(plane.interface_index)))
@@ -66,6 +67,7 @@ class Service:
             loop = PacketLoop(plane, owners, deaths, engine, self._announce)
             undo.callback(loop.close)
             ready = {"device": plane.name, "rules": len(rules.rules), "pid": os.getpid()}
+            undo.enter_context(ending.ends(loop))
             self._intercept(loop, ready, lambda: engine.statistics() | plane.statistics())
 
     def _settings(self, rules: RuleSet) -> GateSettings:
@@ -73,14 +75,13 @@ class Service:
         return GateSettings(tuple(rules.outbounds.values()), self._options.mark_shift, strict)
 
     def _intercept(self, loop: PacketLoop, ready: dict[str, object], count: Statistics) -> None:
-        with _ended_by_signals(loop):
-            self._tell("ready", **ready)
-            notify("READY=1")
-            try:
-                loop.run()
-            finally:
-                notify("STOPPING=1")
-                self._tell("stopped", statistics=count(), events_dropped=self._reporter.dropped)
+        self._tell("ready", **ready)
+        notify("READY=1")
+        try:
+            loop.run()
+        finally:
+            notify("STOPPING=1")
+            self._tell("stopped", statistics=count(), events_dropped=self._reporter.dropped)
 
     def _announce(self, flow: FlowKey, decision: Decision) -> None:
         self._reporter.put(partial(self._events.opened, flow, decision, time.time()))
@@ -98,17 +99,39 @@ def decide(rules: RuleSet, flow: FlowKey, owner: Owner) -> Decision:
     return rules.decide(flow, owner)
 
 
-@contextmanager
-def _ended_by_signals(loop: PacketLoop) -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in _ENDING_SIGNALS}
-    if before.get(_HANG_UP) is signal.SIG_IGN:  # nohup(1) wants us to outlive the terminal
-        del before[_HANG_UP]
-    wakeup = signal.set_wakeup_fd(loop.wake_fileno, warn_on_full_buffer=False)
-    for number in before:
-        signal.signal(number, lambda *_: loop.stop())
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+class _Ending:
+    """Turns the signals that end a program into `PacketLoop.stop`, also those before there is one."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._loop: PacketLoop | None = None
+        self._undo = ExitStack()
+
+    def __enter__(self) -> Self:
+        for number in _ENDING_SIGNALS:
+            before = signal.getsignal(number)
+            if number == _HANG_UP and before is signal.SIG_IGN:
+                continue  # nohup(1) wants us to outlive the terminal
+            self._undo.callback(signal.signal, number, before)
+            signal.signal(number, self._end)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    @contextmanager
+    def ends(self, loop: PacketLoop) -> Iterator[None]:
+        """Let signals stop `loop`; at once if there was one already."""
+        self._loop = loop
+        if self._asked:
+            loop.stop()
+        wakeup = signal.set_wakeup_fd(loop.wake_fileno, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+
+    def _end(self, *_: object) -> None:
+        self._asked = True
+        if self._loop is not None:
+            self._loop.stop()
