@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tunowner.core.model import UDP
 from tunowner.core.packet import Segment, parse
+from tunowner.errors import PrivilegeError
 
 if TYPE_CHECKING:
     from tunowner.core.model import FlowKey
@@ -52,17 +53,28 @@ _OUTCOMES = {
 
 
 class Sender:
-    """One raw socket for each (IP version, mark), opened when first used."""
+    """One raw socket for each (IP version, mark), opened when first used.
+
+    Raises PrivilegeError when raw sockets may not be opened.
+    """
 
     def __init__(self) -> None:
         self._sockets: dict[tuple[int, int], socket.socket] = {}
+        try:
+            _marked_socket(socket.AF_INET, socket.IPPROTO_RAW, 0).close()
+        except PermissionError as error:
+            raise PrivilegeError(
+                "cannot open a raw socket: CAP_NET_RAW is missing",
+                where="sender",
+                hint="Run with sudo, or give the service AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW",
+            ) from error
 
     def close(self) -> None:
         while self._sockets:
             self._sockets.popitem()[1].close()
 
     def send(self, packet: bytes, destination: bytes, mark: int, flow: FlowKey | None) -> Sent:
-        """Send `packet` to the packed `destination`. Raises PermissionError without privilege."""
+        """Send `packet` to the packed `destination`."""
         family = socket.AF_INET if len(destination) == 4 else socket.AF_INET6
         raw = self._sockets.get((family, mark)) or self._open(family, mark)
         target = (socket.inet_ntop(family, destination), 0)
