@@ -136,12 +136,21 @@ def _plain(event: Event) -> dict[str, object]:
 
 
 def start_engine(
-    client: Namespace, folder: Path, rules: str, arguments: tuple[str, ...], *, as_json: bool
+    client: Namespace,
+    folder: Path,
+    rules: str,
+    arguments: tuple[str, ...],
+    *,
+    as_json: bool,
+    prefix: tuple[str, ...] = (),
 ) -> Engine:
-    """Write the rules to a file in `folder` and start the engine with them."""
+    """Write the rules to a file in `folder` and start the engine with them.
+
+    `prefix` is a command that runs the words after it (`env A=b`, `setpriv ...`).
+    """
     file, errors = folder / "rules.yaml", folder / "stderr"
     file.write_text(rules, encoding="utf-8")
-    command = [sys.executable, "-m", "tunowner", "run", "--rules", str(file)]
+    command = [*prefix, sys.executable, "-m", "tunowner", "run", "--rules", str(file)]
     command += ["--json"] * as_json + list(arguments)
     with errors.open("w") as sink:
         process = client.popen(

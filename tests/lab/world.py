@@ -80,11 +80,16 @@ class World:
         return make_app(folder, self.client, name, program)
 
     def engine(
-        self, rules: str, *arguments: str, json: bool = True, ready: float | None = 10.0
+        self,
+        rules: str,
+        *arguments: str,
+        json: bool = True,
+        ready: float | None = 10.0,
+        prefix: tuple[str, ...] = (),
     ) -> Engine:
         """Start `tunowner run` in the client; wait for `ready` seconds at most (None: do not)."""
         folder = Path(tempfile.mkdtemp(prefix="engine-", dir=self.folder))
-        engine = start_engine(self.client, folder, rules, arguments, as_json=json)
+        engine = start_engine(self.client, folder, rules, arguments, as_json=json, prefix=prefix)
         self.engines.append(engine)
         if json and ready is not None:
             engine.wait_for_event("ready", ready)
