@@ -14,9 +14,10 @@ def tunowner(
     *arguments: str, prefix: tuple[str, ...] = (), cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `tunowner ARGUMENTS`. A traceback is never what a user should see."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [*prefix, sys.executable, "-m", "tunowner", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **environment},
+        env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
