@@ -20,8 +20,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from cachetools import TTLCache
-
+from tunowner.core.ageing import Ageing
 from tunowner.core.lifetimes import Lifetimes
 from tunowner.core.model import DIRECT, DROP, UDP, Decision, FlowKey, Grade, Owner
 from tunowner.core.packet import FragmentKey, Segment, Unreadable, destination, parse
@@ -133,12 +132,8 @@ class Engine:
         self._held_bytes = 0
         self._pending: dict[FlowKey, _Pending] = {}
         self._flow_of_ticket: dict[int, FlowKey] = {}
-        self._recent: TTLCache[FlowKey, _Recent] = TTLCache(
-            MAX_RECENT, RECENT_TCP_S, timer=lambda: self._now
-        )
-        self._fragments: TTLCache[FragmentKey, FlowKey] = TTLCache(
-            MAX_FRAGMENTED, FRAGMENT_S, timer=lambda: self._now
-        )
+        self._recent: Ageing[FlowKey, _Recent] = Ageing(MAX_RECENT, RECENT_TCP_S)
+        self._fragments: Ageing[FragmentKey, FlowKey] = Ageing(MAX_FRAGMENTED, FRAGMENT_S)
         self._lifetimes = Lifetimes()
         self._statistics = Statistics()
 
@@ -205,7 +200,7 @@ class Engine:
         closed now, so the packet ends here.
         """
         parsed = parse(packet)
-        recent = self._recent.get(parsed.flow) if isinstance(parsed, Segment) else None
+        recent = self._recent.get(parsed.flow, self._now) if isinstance(parsed, Segment) else None
         if recent is not None and recent.action != DIRECT and not self._dry_run:
             return []
         return [Carry(packet, None, DIRECT)]
@@ -213,11 +208,11 @@ class Engine:
     def _segment_read(self, segment: Segment, packet: bytes) -> list[Action]:
         flow = segment.flow
         if segment.fragment is not None:
-            self._fragments[segment.fragment] = flow
+            self._fragments.put(segment.fragment, flow, self._now)
         pending = self._pending.get(flow)
         if pending is not None:
             return self._pending_read(pending, segment, packet)
-        recent = self._recent.get(flow)
+        recent = self._recent.get(flow, self._now)
         if recent is not None and self._continues(recent, segment):
             return [self._follow(packet, flow, recent)]
         return self._open(segment, packet)
@@ -239,10 +234,10 @@ class Engine:
         return not segment.opens or segment.sequence == recent.sequence
 
     def _later_fragment_read(self, key: FragmentKey, packet: bytes) -> list[Action]:
-        flow = self._fragments.get(key)
+        flow = self._fragments.get(key, self._now)
         if flow is not None and (pending := self._pending.get(flow)):
             return self._hold(pending, packet)
-        if flow is not None and (recent := self._recent.get(flow)):
+        if flow is not None and (recent := self._recent.get(flow, self._now)):
             return [self._follow(packet, flow, recent)]
         self._statistics.stray_fragments += 1
         return []
@@ -286,7 +281,8 @@ class Engine:
     def _settle(self, flow: FlowKey, owner: Owner) -> list[Action]:
         entry = self._forget(flow)
         decision = self._decide(flow, owner)
-        self._recent[flow] = _Recent(entry.sequence, self._now, decision.action)
+        recent = _Recent(entry.sequence, self._now, decision.action)
+        self._recent.put(flow, recent, self._now)
         carried = [self._carry(packet, flow, decision.action) for packet in entry.packets]
         return [*carried, Announce(flow, decision), *self._watch(flow, decision)]
 
@@ -297,7 +293,7 @@ class Engine:
 
     def _forget_all(self, flows: list[FlowKey]) -> list[Action]:
         for flow in flows:
-            self._recent.pop(flow, None)
+            self._recent.pop(flow)
         return [Forget(flow) for flow in flows]
 
     def _follow(self, packet: bytes, flow: FlowKey, recent: _Recent) -> Carry:
