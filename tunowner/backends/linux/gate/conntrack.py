@@ -71,7 +71,7 @@ class Conntrack:
         family = _family(flow)
         found = self._ask(_GET, NLM_F_REQUEST, family, tuple_)
         if found is not None and found & mask != mark:
-            self._ask(_DELETE, NLM_F_REQUEST | NLM_F_ACK, family, tuple_)
+            self._tell(_DELETE, NLM_F_REQUEST, family, tuple_)
 
     def forget(self, flow: FlowKey) -> None:
         """Delete the flow's entry and with it the verdict that the kernel remembers."""
@@ -84,11 +84,15 @@ class Conntrack:
         )
         self._ask(_DELETE, NLM_F_REQUEST | NLM_F_ACK, socket.AF_UNSPEC, select)
 
-    def _ask(self, kind: int, flags: int, family: int, body: bytes) -> int | None:
-        """Return the entry's mark (0 if none is told), or None where there is no entry."""
+    def _tell(self, kind: int, flags: int, family: int, body: bytes) -> None:
+        """Send a request, which the kernel carries out inside send(). Only an error is answered."""
         self._sequence += 1
         request = message(kind, flags, self._sequence, _GENERIC.pack(family, 0, 0) + body)
         self._socket.send(request)
+
+    def _ask(self, kind: int, flags: int, family: int, body: bytes) -> int | None:
+        """Return the entry's mark (0 if none is told), or None where there is no entry."""
+        self._tell(kind, flags, family, body)
         while True:
             buffer = self._socket.recv(8192)
             for reply in iter_messages(buffer):
