@@ -96,10 +96,13 @@ class PacketLoop:
         selector.register(self._deaths.fileno(), selectors.EVENT_READ, self._read_deaths)
         selector.register(self._plane.changes_fileno(), selectors.EVENT_READ, self._note_change)
         while not self._stopping:
-            for key, _ in selector.select(self._timeout()):
+            due = self._next_due()
+            patience = None if due is None else max(0.0, due - time.monotonic())
+            for key, _ in selector.select(patience):
                 key.data()
             self._take_answers()
-            self._keep_time()
+            if due is not None and due <= time.monotonic():
+                self._keep_time()
 
     def _read_packets(self) -> None:
         for _ in range(PACKETS_PER_TURN):
@@ -137,9 +140,11 @@ class PacketLoop:
             self._refresh_due = None
             self._plane.refresh()
 
-    def _timeout(self) -> float | None:
-        due = [at for at in (self._engine.next_deadline(), self._refresh_due) if at is not None]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+    def _next_due(self) -> float | None:
+        return min(
+            (at for at in (self._engine.next_deadline(), self._refresh_due) if at is not None),
+            default=None,
+        )
 
     def _perform(self, actions: Iterable[Action]) -> None:
         for action in actions:
