@@ -1,4 +1,4 @@
-"""The few things asked of conntrack, by hand-packed ctnetlink messages because they lie on a flow's path.
+"""Delete conntrack entries, by hand-packed ctnetlink messages because it lies on a flow's path.
 
 NAT is bound once for each conntrack entry. A flow's first pass (into the TUN) makes an entry whose
 binding is "none", so NAT would be skipped on the second pass: an outbound's packet would leave with
@@ -22,9 +22,7 @@ from tunowner.backends.linux.netlink import (
     NLA_F_NESTED,
     NLM_F_ACK,
     NLM_F_REQUEST,
-    Message,
     error_number,
-    iter_attributes,
     iter_messages,
     message,
     pack_attribute,
@@ -34,7 +32,7 @@ from tunowner.errors import BackendError
 if TYPE_CHECKING:
     from tunowner.core.model import FlowKey
 
-_GET, _DELETE = (1 << 8) | 1, (1 << 8) | 2  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_*
+_DELETE = (1 << 8) | 2  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE
 _GENERIC = struct.Struct("!BBH")  # struct nfgenmsg: family, version, resource
 _U16, _U32 = struct.Struct("!H"), struct.Struct("!I")
 _TUPLE_ORIG, _MARK, _MARK_MASK = 1, 8, 21  # CTA_*
@@ -61,55 +59,33 @@ class Conntrack:
     def close(self) -> None:
         self._socket.close()
 
-    def unbind(self, flow: FlowKey, mark: int, mask: int) -> None:
-        """Delete the flow's entry, so that NAT is decided anew, unless it carries `mark` already.
-
-        An entry with the mark was made by the flow's first decided packet: its NAT is right, and
-        deleting it would lose the answers. No entry is fine.
-        """
-        tuple_ = _flow_tuple(flow)
-        family = _family(flow)
-        found = self._ask(_GET, NLM_F_REQUEST, family, tuple_)
-        if found is not None and found & mask != mark:
-            self._tell(_DELETE, NLM_F_REQUEST, family, tuple_)
-
     def forget(self, flow: FlowKey) -> None:
-        """Delete the flow's entry and with it the verdict that the kernel remembers."""
-        self._ask(_DELETE, NLM_F_REQUEST | NLM_F_ACK, _family(flow), _flow_tuple(flow))
+        """Delete the flow's entry: its NAT binding and the verdict that the kernel remembers."""
+        self._delete(_family(flow), _flow_tuple(flow))
 
     def flush(self, mark: int, mask: int) -> None:
         """Delete every entry of this network namespace with that mark under that mask."""
         select = pack_attribute(_MARK, _U32.pack(mark)) + pack_attribute(
             _MARK_MASK, _U32.pack(mask)
         )
-        self._ask(_DELETE, NLM_F_REQUEST | NLM_F_ACK, socket.AF_UNSPEC, select)
+        self._delete(socket.AF_UNSPEC, select)
 
-    def _tell(self, kind: int, flags: int, family: int, body: bytes) -> None:
-        """Send a request, which the kernel carries out inside send(). Only an error is answered."""
+    def _delete(self, family: int, body: bytes) -> None:
+        """Delete what `body` selects; nothing to delete is fine. The answer is made inside send()."""
         self._sequence += 1
-        request = message(kind, flags, self._sequence, _GENERIC.pack(family, 0, 0) + body)
+        flags = NLM_F_REQUEST | NLM_F_ACK
+        request = message(_DELETE, flags, self._sequence, _GENERIC.pack(family, 0, 0) + body)
         self._socket.send(request)
-
-    def _ask(self, kind: int, flags: int, family: int, body: bytes) -> int | None:
-        """Return the entry's mark (0 if none is told), or None where there is no entry."""
-        self._tell(kind, flags, family, body)
         while True:
             buffer = self._socket.recv(8192)
             for reply in iter_messages(buffer):
                 if reply.sequence == self._sequence:
-                    return _mark_of(buffer, reply)
+                    return _check(error_number(buffer, reply))
 
 
-def _mark_of(buffer: bytes, reply: Message) -> int | None:
-    code = error_number(buffer, reply)
-    if code == errno.ENOENT:
-        return None
-    if code:
+def _check(code: int) -> None:
+    if code not in (0, errno.ENOENT):
         raise BackendError(f"refused ({os.strerror(code)})", where="conntrack")
-    for kind, value in iter_attributes(buffer, reply.start + _GENERIC.size, reply.end):
-        if kind == _MARK and len(value) == _U32.size:
-            return int(_U32.unpack(value)[0])
-    return 0
 
 
 def _family(flow: FlowKey) -> int:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tunowner.core.model import FlowKey
 
 _REFUSING = (BLOCK, DROP)
+_ATTEMPTS = 3
+"""To send a packet before a firewall's no is believed; the first no is mostly our own table's."""
 
 
 @dataclass(slots=True)
@@ -82,15 +84,25 @@ class Gate:
         if target is None:
             self._counters.lost += 1
             return
-        mark = self._mark_of_action[action]
-        if flow is not None and mark in self._passing_marks:
-            self._parts.conntrack.unbind(flow, mark, self._plan.marks.mask)
-        sender = self._parts.sender
-        sent = sender.send(packet, target, mark, flow)
+        sent = self._send(packet, target, self._mark_of_action[action], flow)
         if sent is Sent.NO_ROUTE:
             # The program learns now what the kernel would have told it: there is no way out.
-            sender.send(packet, target, self._plan.marks.refuse, flow)
+            self._parts.sender.send(packet, target, self._plan.marks.refuse, flow)
         self._count(sent, action)
+
+    def _send(self, packet: bytes, target: bytes, mark: int, flow: FlowKey | None) -> Sent:
+        """Send with the verdict's mark, in place of the entry that the first pass made.
+
+        The table refuses a passing verdict while that entry is there, so it is deleted and the
+        packet sent again. A program's own retransmission may have made another one in between.
+        """
+        sent = self._parts.sender.send(packet, target, mark, flow)
+        for _ in range(_ATTEMPTS):
+            if sent is not Sent.REFUSED or flow is None or mark not in self._passing_marks:
+                break
+            self._parts.conntrack.forget(flow)
+            sent = self._parts.sender.send(packet, target, mark, flow)
+        return sent
 
     def forget(self, flow: FlowKey) -> None:
         self._parts.conntrack.forget(flow)

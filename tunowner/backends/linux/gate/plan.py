@@ -90,7 +90,8 @@ class Marks:
     @property
     def left_by_a_killed_run(self) -> tuple[tuple[int, int], ...]:
         """(mark, mask) of conntrack entries that would steer flows by rules long gone."""
-        return ((self.via_bit, self.via_bit), (self.block, self.mask), (self.drop, self.mask))
+        exact = (self.gate, self.block, self.drop)
+        return ((self.via_bit, self.via_bit), *((mark, self.mask) for mark in exact))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ Why it looks like this:
 - The flow's verdict lives in its conntrack mark.
 - NAT is bound once for a conntrack entry. On the first pass, into the TUN, a flow is bound to "as it
   is", before other people's NAT rules can see it: what we read is what the program sent. That entry
-  is deleted before the second pass (see conntrack.py), which then meets all NAT rules, ours and
-  others', as if there had been no first.
+  is marked GATE. A verdict that lets the flow pass is refused (EPERM) as long as it meets such an
+  entry: it has to be deleted first (see gate.py), and the second pass then meets all NAT rules, ours
+  and others', as if there had been no first.
 """
 
 from __future__ import annotations
@@ -58,14 +59,16 @@ def install(plan: GatePlan, *, owned: bool) -> str:
     lines += _chain("out_route", "type route hook output priority mangle;", _out_route(plan))
     lines += _chain("fresh", "", _fresh(marks))
     lines += _chain("again", "", [_NEW_CONNECTION])
-    lines += _chain("gate", "", [f"{_set_meta(marks, marks.gate)} counter"])
-    lines += _chain("go_direct", "", [f"{_set_ct(marks, marks.direct)} accept"])
+    lines += _chain("gate", "", [_set_meta(marks, marks.gate), _set_ct(marks, marks.gate)])
+    lines += _chain("go_direct", "", [_first_pass(marks), f"{_set_ct(marks, marks.direct)} accept"])
     lines += _chain("go_block", "", _go_block(marks))
     lines += _chain("go_drop", "", [f"{_set_ct(marks, marks.drop)} counter drop"])
     lines += _chain("refuse", "", _refuse())
     for number, via in enumerate(plan.vias):
         steer = _steer(marks, via)
-        lines += _chain(f"go_via{number}", "", [_set_ct(marks, via.mark), *steer])
+        lines += _chain(
+            f"go_via{number}", "", [_first_pass(marks), _set_ct(marks, via.mark), *steer]
+        )
         lines += _chain(f"via{number}", "", [_NEW_CONNECTION, *steer])
     lines += _chain(
         "out_nat", "type nat hook output priority -101;", _as_it_is(marks, "d", "daddr")
@@ -102,6 +105,11 @@ def _set_ct(marks: Marks, value: int) -> str:
 
 def _ct_is(marks: Marks, value: int) -> str:
     return f"ct mark & {marks.mask:#010x} == {value:#010x}"
+
+
+def _first_pass(marks: Marks) -> str:
+    """Refuse what would inherit the NAT binding of the first pass."""
+    return f"{_ct_is(marks, marks.gate)} drop"
 
 
 def _out_route(plan: GatePlan) -> list[str]:
