@@ -103,8 +103,8 @@ def test_a_reader_that_stalls_stalls_no_flow(
             stderr=sink,
         )
     wait_until(lambda: "tunowner" in world.client.sh("nft list tables"), "the engine")
-    flows = world.app("other-app").probe("tcp", count=FLOWS, concurrency=10, timeout=3)
-    blocked = world.app("block-app").probe("tcp", count=FLOWS, concurrency=10, timeout=3)
+    flows = world.app("other-app").probe("tcp", count=FLOWS, concurrency=20, timeout=2)
+    blocked = world.app("block-app").probe("tcp", count=FLOWS, concurrency=20, timeout=2)
     assert all(flow.ok for flow in flows)
     assert {flow.error for flow in blocked} == {"ECONNREFUSED"}
     assert max(flow.connect_us or 0 for flow in flows[-100:]) < 500_000

@@ -123,8 +123,8 @@ def assert_refused_quickly(flow: FlowReport) -> None:
 def test_lost_before_the_flow(world: World, loss: str) -> None:
     world.engine(RULES)
     with lost(world, loss):
-        for proto, target in ONE_BY_ONE:  # the engine has not yet looked
-            probe_vpn(world, proto, target, timeout=0.1)
+        with flows_meanwhile(world, "vpn-app"):
+            pass  # the engine has not yet looked
         assert_nothing_by_eth(world)
         time.sleep(0.5)
         world.arrivals.reset()
@@ -209,6 +209,20 @@ def test_default_route_of_the_client_changes(world: World) -> None:
     assert_nothing_by_eth(world)
 
 
+@contextmanager
+def flows_meanwhile(world: World, *apps: str) -> Iterator[None]:
+    """Open flows all through the block. Each waits long enough for its owner to be looked up:
+    a program that has gone by then is nobody, and nobody goes direct.
+    """
+    probes = [
+        world.app(app).start_probe(proto, target, count=20, concurrency=2, timeout=0.5)
+        for app, (proto, target) in product(apps, ONE_BY_ONE)
+    ]
+    yield
+    for probe in probes:
+        probe.finish()
+
+
 def own_rules(client: Namespace) -> list[str]:
     listed = client.sh("ip rule; ip -6 rule").splitlines()
     return sorted(line for line in listed if line.startswith("710"))
@@ -218,20 +232,30 @@ def test_policy_rules_come_back(world: World) -> None:
     world.engine(RULES)
     rules = own_rules(world.client)
     assert len(rules) == 6
-    world.client.sh("for p in 7100 7101 7102; do ip rule del pref $p; ip -6 rule del pref $p; done")
-    for proto, target in ONE_BY_ONE:  # meanwhile
-        world.app("block-app").probe(proto, target, timeout=0.02)
-        world.app("vpn-app").probe(proto, target, timeout=0.02)
+    tickers = [start_ticker(world.app("vpn-app"), *kind) for kind in ONE_BY_ONE]
+    wait_until(lambda: all(ticker.answers > 5 for ticker in tickers), "answers")
+    with flows_meanwhile(world, "block-app", "vpn-app"):
+        for _ in range(3):
+            for priority in (7100, 7101, 7102):
+                world.client.sh(f"ip rule del pref {priority} || :")
+                world.client.sh(f"ip -6 rule del pref {priority} || :")
+            time.sleep(0.1)
     wait_until(lambda: own_rules(world.client) == rules, "the rules", timeout=1.0)
+    before = [ticker.answers for ticker in tickers]
+    wait_until(
+        lambda: all(it.answers > count + 5 for it, count in zip(tickers, before, strict=True)),
+        "answers again",
+    )
+    for ticker in tickers:
+        ticker.stop()
     assert_works_again(world)
-    assert_nothing_by_eth(world)
+    world.arrivals.assert_none(link=BY_ETH)
 
 
 def test_device_set_down_comes_up(world: World) -> None:
     world.engine(RULES)
-    world.client.sh("ip link set tunowner0 down")
-    for proto, target in ONE_BY_ONE:  # meanwhile
-        world.app("block-app").probe(proto, target, timeout=0.02)
+    with flows_meanwhile(world, "block-app"):
+        world.client.sh("ip link set tunowner0 down")
     wait_until(
         lambda: "UP" in world.client.json("ip", "-j", "link", "show", "tunowner0")[0]["flags"],
         "the device to come up",
@@ -240,7 +264,7 @@ def test_device_set_down_comes_up(world: World) -> None:
     assert_works_again(world)
     (blocked,) = world.app("block-app").probe()
     assert blocked.error == "ECONNREFUSED"
-    assert_nothing_by_eth(world)
+    world.arrivals.assert_none(link=BY_ETH)
 
 
 def test_device_deleted_ends_the_run(world: World) -> None:
@@ -263,7 +287,7 @@ def test_strict_reverse_path_filter(world: World, scope: str) -> None:
         before = client.snapshot()
         engine = world.engine(RULES)
         assert_works_again(world)
-        assert_nothing_by_eth(world)
+        world.arrivals.assert_none(link=BY_ETH)
         assert engine.stop() == 0
         assert before.diff(client.snapshot()) == []
     finally:

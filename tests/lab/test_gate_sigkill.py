@@ -132,6 +132,23 @@ def test_killed_fifty_times(world: World) -> None:
         client.sh(NO_FOREIGN)
 
 
+def test_the_next_run_starts_clean(world: World) -> None:
+    """Also where it is another: what it does not need must be gone while it runs."""
+    client = world.client
+
+    def ours(command: str) -> list[str]:
+        return [line for line in client.sh(command).splitlines() if "proto 171" in line]
+
+    world.engine(RULES).kill()
+    assert len(ours("ip rule")) == len(ours("ip -6 rule")) == 5
+    world.engine("version: 1\nrules: []", "--mark-byte", "2")
+    for family in ("-4", "-6"):
+        (rule,) = ours(f"ip {family} rule")
+        assert "fwmark 0x10000/0xff0000 lookup 7171" in rule
+        (route,) = ours(f"ip {family} route show table all")
+        assert "tunowner0" in route
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_asked_to_end_under_traffic(world: World, how: signal.Signals) -> None:
     before = world.client.snapshot()
