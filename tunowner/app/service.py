@@ -17,7 +17,7 @@ from tunowner.app.notify import notify
 from tunowner.backends import open_backend
 from tunowner.backends.base import GateSettings
 from tunowner.core.engine import Engine
-from tunowner.core.model import DIRECT, Decision, FlowKey, Owner
+from tunowner.core.model import DIRECT, DROP, Decision, FlowKey, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,7 +62,7 @@ class Service:
             undo.callback(self._reporter.stop)
             plane = undo.enter_context(closing(backend.open_data_plane(self._settings(rules))))
             owners = undo.enter_context(closing(backend.open_owners(plane.interface_index)))
-            deaths = undo.enter_context(closing(backend.open_deaths()))
+            deaths = undo.enter_context(closing(backend.open_deaths(tcp=DROP in rules.actions)))
             engine = Engine(partial(decide, rules), dry_run=self._options.dry_run)
             loop = PacketLoop(plane, owners, deaths, engine, self._announce)
             undo.callback(loop.close)

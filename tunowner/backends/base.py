@@ -134,8 +134,11 @@ class Backend(Protocol):
     def open_owners(self, interface_index: int = 0) -> OwnerSource:
         """Open the owner look-up. `interface_index`: see DataPlane, 0 where there is none."""
 
-    def open_deaths(self) -> SocketDeaths:
-        """Start to listen for sockets that close. Raises BackendError where that is not told."""
+    def open_deaths(self, *, tcp: bool) -> SocketDeaths:
+        """Start to listen for UDP sockets that close, with `tcp` for TCP sockets too.
+
+        Raises BackendError where that is not told.
+        """
 
     def find_process(
         self, protocol: str, ip: str, port: int, remote: tuple[str, int] | None

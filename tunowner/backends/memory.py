@@ -257,7 +257,7 @@ class MemoryBackend:
     def open_owners(self, interface_index: int = 0) -> MemoryOwners:  # noqa: ARG002 - no interface
         return self.owners
 
-    def open_deaths(self) -> MemoryDeaths:
+    def open_deaths(self, *, tcp: bool) -> MemoryDeaths:  # noqa: ARG002 - `put` tells of all
         return self.deaths
 
     def find_process(

@@ -27,10 +27,10 @@ class LinuxBackend:
 
         return LinuxOwners(interface=interface_index)
 
-    def open_deaths(self) -> SocketDeaths:
+    def open_deaths(self, *, tcp: bool) -> SocketDeaths:
         from tunowner.backends.linux.deaths import Deaths
 
-        return Deaths()
+        return Deaths(tcp=tcp)
 
     def find_process(
         self, protocol: str, ip: str, port: int, remote: tuple[str, int] | None

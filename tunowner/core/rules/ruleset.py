@@ -63,10 +63,15 @@ class RuleSet:
         return Decision(self.when_unknown, owner, why=_doubt(doubtful, flow, owner))
 
     @property
+    def actions(self) -> frozenset[str]:
+        """Everything that a flow can meet with."""
+        defaults = (self.default_action, self.when_unknown)
+        return frozenset((*defaults, *(rule.action for rule in self.rules)))
+
+    @property
     def only_direct(self) -> bool:
         """Whether no flow can meet with anything but `direct`."""
-        actions = {self.default_action, self.when_unknown, *(rule.action for rule in self.rules)}
-        return actions == {DIRECT}
+        return self.actions == {DIRECT}
 
 
 def _doubt(rule: Rule, flow: FlowKey, owner: Owner) -> str:
