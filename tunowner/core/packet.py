@@ -85,6 +85,18 @@ def destination(packet: bytes | memoryview) -> bytes | None:
     return None
 
 
+def is_fragment(packet: bytes | memoryview) -> bool:
+    """Tell whether a packet with a whole IP header is a part of a datagram."""
+    if packet[0] >> 4 == 4:
+        return bool(packet[6] & 0x3F or packet[7])  # more fragments, or an offset
+    if packet[6] not in _EXTENSION_HEADERS:
+        return False
+    parsed = parse(packet)
+    return isinstance(parsed, FragmentKey) or (
+        isinstance(parsed, Segment) and parsed.fragment is not None
+    )
+
+
 def _parse_v4(packet: bytes | memoryview) -> Segment | FragmentKey | Unreadable:
     if len(packet) < _V4.size:
         return Unreadable.MALFORMED

@@ -16,7 +16,7 @@ from tunowner.backends.linux.gate.sender import Sender, Sent
 from tunowner.backends.linux.gate.sysctls import Sysctls
 from tunowner.backends.linux.tun import MTU, QUEUE_LENGTH, open_tun
 from tunowner.core.model import BLOCK, DROP
-from tunowner.core.packet import destination
+from tunowner.core.packet import destination, is_fragment
 from tunowner.errors import BackendError, TunOwnerError
 
 if TYPE_CHECKING:
@@ -95,7 +95,11 @@ class Gate:
 
         The table refuses a passing verdict while that entry is there, so it is deleted and the
         packet sent again. A program's own retransmission may have made another one in between.
+        Fragments meet the table when the last of them makes their datagram whole, and only that one
+        could be sent again: for them the entry has to go first.
         """
+        if flow is not None and mark in self._passing_marks and is_fragment(packet):
+            self._parts.conntrack.forget(flow)
         sent = self._parts.sender.send(packet, target, mark, flow)
         for _ in range(_ATTEMPTS):
             if sent is not Sent.REFUSED or flow is None or mark not in self._passing_marks:
