@@ -20,7 +20,7 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --platform linux
-	$(BIN)/mypy --platform win32
+	$(BIN)/mypy --platform win32 --exclude tunowner/backends/linux/ tunowner
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

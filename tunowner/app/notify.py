@@ -10,10 +10,11 @@ from contextlib import suppress
 def notify(state: str) -> None:
     """Send `READY=1`, `STOPPING=1`, ... where a service manager listens; otherwise do nothing."""
     address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
+    family = getattr(socket, "AF_UNIX", None)
+    if not address or family is None:
         return
     if address.startswith("@"):  # the abstract namespace of unix(7)
         address = "\0" + address[1:]
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as manager:
         manager.connect(address)
         manager.send(state.encode())
