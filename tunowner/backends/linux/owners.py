@@ -1,4 +1,8 @@
-"""The owner of a flow on Linux without eBPF: sock_diag names the socket, /proc who holds it.
+"""The owner of a flow on Linux: sock_diag names the socket, eBPF or /proc who opened or holds it.
+
+Where the kernel's own notes (package `bpf`) name the program for certain, that is the answer, with
+the backend `ebpf`. Everything else is found as follows, with the backend `procfs`; then the notes
+only say where to look first, and which holder to name first.
 
 What each grade means here:
 - `exact` a connected socket, `wildcard` an unconnected one that is the only possible sender;
@@ -9,8 +13,8 @@ What each grade means here:
 - `denied` the same while some process could not be looked at, or sock_diag itself was refused;
 - `uid-only` a holder was seen and had let go of the socket when looked at again.
 
-The primary of several holders is the one named for this socket before, as long as it holds it.
-Otherwise the one that started first, since it opened what the others inherited, but after those
+The primary of several holders is the last that was noted to use the socket, then the one named
+for it before, as long as it holds it. Otherwise the one that started first, since it opened what the others inherited, but after those
 that open sockets only to hand them on (process 1, systemd, inetd).
 """
 
@@ -21,6 +25,8 @@ from collections import defaultdict
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from tunowner.backends.linux.bpf.programs import Programs
+from tunowner.backends.linux.bpf.witness import Witness
 from tunowner.backends.linux.cgroups import CgroupPids
 from tunowner.backends.linux.holders import Holder, Memory, Search
 from tunowner.backends.linux.procfs import KnownNames, UserNames, describe
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
+    from tunowner.backends.linux.bpf.loader import OwnerMap
     from tunowner.backends.linux.procfs import Names
 
 BACKEND = "procfs"
@@ -55,13 +62,17 @@ class LinuxOwners:
     `interface` is the index of the device that flows are seen on, 0 if unknown. When it is known,
     a socket bound to another device is no candidate, and a missing TCP socket costs 8 us to tell
     instead of a dump (0.5 ms and more). `quick` is for one thread and `walk` for another.
-    Raises BackendError when the kernel cannot look sockets up.
+    `bpf` is closed with it. Raises BackendError when the kernel cannot look sockets up.
     """
 
-    def __init__(self, *, interface: int = 0) -> None:
+    def __init__(self, *, interface: int = 0, bpf: OwnerMap | None = None) -> None:
         self.interface = interface
+        self._bpf = bpf
+        self._programs = None if bpf is None else Programs(bpf.clock)
         self._near = SockDiag()  # for `quick`
         self._far = SockDiag()  # for `walk`, which runs on another thread
+        self._near_witness = self._witness()
+        self._far_witness = self._witness()
         self._memory = Memory()
         self._users = UserNames()
         self._groups = CgroupPids()
@@ -81,23 +92,53 @@ class LinuxOwners:
         self._near.close()
         self._far.close()
         self._memory.clear()
+        if self._bpf is not None:
+            self._bpf.close()
+        if self._programs is not None:
+            self._programs.clear()
+
+    def _witness(self) -> Witness | None:
+        if self._bpf is None or self._programs is None:
+            return None
+        return Witness(self._bpf.reader(), self._programs)
 
     def quick(self, flow: FlowKey) -> Owner | None:
         names = KnownNames(self._users)
+        witness = self._near_witness
         answer = _Answer(self._memory, names)
         try:
+            if witness is not None:
+                row = self._near.exact(flow, self.interface)
+                seen = witness.answer(flow, row, names)
+                if seen is not None:
+                    return None if names.missed else seen
             answer.rows = _living(self._near.sockets(flow, self.interface))
         except OSError:
             return None
         if answer.is_final:
-            return answer.owner()
+            return self._final(answer, flow, witness, names)
         for row in answer.rows:
-            holders = self._memory.recall(row.cookie, row.inode)
+            holders = self._recall(row)
             if not holders:
                 return None
             answer.holders[row.inode] = holders
+        answer.prefer(witness)
         owner = answer.owner()
         return owner if owner.candidates and not names.missed else None
+
+    def _recall(self, row: SocketRow) -> tuple[Holder, ...]:
+        """Find who holds a socket without a search: settled before, as noted, by guessing."""
+        if self._near_witness is not None and not self._memory.settled(row.cookie):
+            noted = self._near_witness.holders(row)
+            if noted:
+                return noted
+        return self._memory.recall(row.cookie, row.inode)
+
+    @staticmethod
+    def _final(answer: _Answer, flow: FlowKey, witness: Witness | None, names: Names) -> Owner:
+        """Answer where no process holds a socket: by what was noted of a flow that is gone."""
+        gone = None if witness is None or answer.rows else witness.gone(flow, names)
+        return gone or answer.owner()
 
     def walk(self, flows: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, Owner]]:
         """Answer all `flows` by one search. It does not trust memory, so it sees new holders too."""
@@ -105,15 +146,26 @@ class LinuxOwners:
         for flow in dict.fromkeys(flows):
             answer = _Answer(self._memory, self._users)
             try:
-                answer.rows = _living(self._far.sockets(flow, self.interface))
+                owner = self._noted(flow)
+                if owner is None:
+                    answer.rows = _living(self._far.sockets(flow, self.interface))
             except OSError as error:
                 yield flow, answer.refused(error)
                 continue
-            if answer.is_final:
-                yield flow, answer.owner()
+            if owner is not None:
+                yield flow, owner
+            elif answer.is_final:
+                yield flow, self._final(answer, flow, self._far_witness, self._users)
             else:
+                answer.prefer(self._far_witness)
                 waiting[flow] = answer
         yield from self._search(waiting)
+
+    def _noted(self, flow: FlowKey) -> Owner | None:
+        """Answer by the kernel's notes, on the thread that walks."""
+        if self._far_witness is None:
+            return None
+        return self._far_witness.answer(flow, self._far.exact(flow, self.interface), self._users)
 
     def sockets(self, protocol: int, port: int) -> list[SocketRow]:
         """Return every socket bound to a local port, listeners included. Not for the loop."""
@@ -138,7 +190,7 @@ class LinuxOwners:
         for flow, answer in waiting.items():
             for row in answer.rows:
                 flows_of[row.inode].append(flow)
-        search = self._new_search([row for answer in left.values() for row in answer.rows])
+        search = self._new_search(list(left.values()))
         for inode in search.run():
             for flow in flows_of[inode]:
                 answer = left[flow]
@@ -151,19 +203,29 @@ class LinuxOwners:
         for flow, answer in left.items():
             yield flow, self._unresolved(answer, denied=search.denied)
 
-    def _new_search(self, rows: Sequence[SocketRow]) -> Search:
+    def _new_search(self, answers: Sequence[_Answer]) -> Search:
+        rows = [row for answer in answers for row in answer.rows]
+        noted = {pid for answer in answers for pid in answer.preferred}
+        group = self._groups.pids({row.cgroup_id for row in rows}) if rows else ()
         return Search(
             self._memory,
             (row.inode for row in rows),
             users={row.uid for row in rows},
-            likely=self._groups.pids({row.cgroup_id for row in rows}) if rows else (),
+            likely=[*noted, *group],
         )
 
     def _unresolved(self, answer: _Answer, *, denied: bool) -> Owner:
         """Say why a search found no holder: ask the kernel whether the sockets still live."""
         if answer.holders:
             owner = answer.owner()
-            return owner if owner.candidates else answer.without(Grade.UID_ONLY)
+            if owner.candidates:
+                return owner
+        if self._far_witness is not None and len(answer.rows) == 1:
+            noted = self._far_witness.last_user(answer.rows[0], self._users)
+            if noted is not None:
+                return noted
+        if answer.holders:
+            return answer.without(Grade.UID_ONLY)
         cookies = {row.cookie for row in answer.rows}
         first = answer.rows[0]
         try:
@@ -184,6 +246,12 @@ class _Answer:
         self._begun = time.monotonic()
         self.rows: list[SocketRow] = []
         self.holders: dict[int, tuple[Holder, ...]] = {}
+        self.preferred: frozenset[int] = frozenset()
+
+    def prefer(self, witness: Witness | None) -> None:
+        """Name those first who were noted to use the sockets last."""
+        if witness is not None:
+            self.preferred = frozenset(witness.likely(self.rows))
 
     @property
     def is_final(self) -> bool:
@@ -244,7 +312,12 @@ class _Answer:
                 seen[holder] = described
         if seen:
             before = self._memory.settled(row.cookie)[:1]
-            order = sorted(seen, key=lambda holder: (holder not in before, *_age(seen[holder])))
+
+            def place(holder: Holder) -> tuple[bool, bool, bool, int, int]:
+                unnoted = holder.pid not in self.preferred
+                return unnoted, holder not in before, *_age(seen[holder])
+
+            order = sorted(seen, key=place)
             self._memory.settle(row.cookie, tuple(order))
             return list(dict.fromkeys(seen[holder] for holder in order))
         return []
