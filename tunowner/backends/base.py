@@ -9,10 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from tunowner.core.model import TCP, UDP
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tunowner.core.model import FlowKey, Outbound, Owner
+    from tunowner.core.model import (
+        Connection,
+        FlowKey,
+        Outbound,
+        Owner,
+        Process,
+        ProcessDetails,
+    )
 
 
 class OwnerSource(Protocol):
@@ -34,6 +43,23 @@ class OwnerSource(Protocol):
 
     def close(self) -> None:
         """Give back what is open. Safe to call twice."""
+
+
+class Inspector(Protocol):
+    """Tells more about a process. Reads only what is asked for, and may be asked by any thread.
+
+    The process is meant by its identity (`pid`, `start`) and its path: one that got the pid later,
+    or replaced its program, is never described. Never raises for a process.
+    """
+
+    def process(self, pid: int) -> Process | None:
+        """Return the process that has `pid` now; None when there is none or it is hidden."""
+
+    def details(self, process: Process, *, sha256: bool = False) -> ProcessDetails | None:
+        """Return all that is known, None when it is that process no more.
+
+        `sha256`: hash the executable too, 2 ms for each MB the first time.
+        """
 
 
 class SocketDeaths(Protocol):
@@ -125,6 +151,17 @@ class Check:
     needed: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class TableQuery:
+    """Which part of the connection table is wanted: what a backend can leave out early.
+
+    `port` is the local one, 0 for all.
+    """
+
+    protocols: tuple[int, ...] = (TCP, UDP)
+    port: int = 0
+
+
 class Backend(Protocol):
     """One operating system."""
 
@@ -138,9 +175,26 @@ class Backend(Protocol):
         """Start to listen for sockets that close. Raises BackendError where that is not told."""
 
     def find_process(
-        self, protocol: str, ip: str, port: int, remote: tuple[str, int] | None
+        self,
+        protocol: str,
+        ip: str,
+        port: int,
+        remote: tuple[str, int] | None,
+        source: OwnerSource | None = None,
     ) -> Owner:
-        """Find who holds a local socket; see `tunowner.find_process`."""
+        """Find who holds a local socket; see `tunowner.find_process`.
+
+        With a `source` of this backend, call it on the thread that walks: it costs less.
+        """
+
+    def open_inspector(self) -> Inspector:
+        """Open what tells more about processes. There is nothing to close."""
+
+    def connections(self, query: TableQuery) -> list[Connection]:
+        """Return the connection table, each socket once with all its holders.
+
+        Raises BackendError when the system does not tell.
+        """
 
     def doctor(self) -> list[Check]:
         """Look what this machine can do. Changes nothing."""
