@@ -155,11 +155,13 @@ class Check:
 class TableQuery:
     """Which part of the connection table is wanted: what a backend can leave out early.
 
-    `port` is the local one, 0 for all.
+    `port` is the local one, 0 for all. Without `holders` nobody is looked for, which is cheap;
+    the grades mean nothing then.
     """
 
     protocols: tuple[int, ...] = (TCP, UDP)
     port: int = 0
+    holders: bool = True
 
 
 class Backend(Protocol):

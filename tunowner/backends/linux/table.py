@@ -67,8 +67,8 @@ BUFFER = 1 << 16
 """The kernel fills 32 KiB at a time (netlink_dump() in net/netlink/af_netlink.c)."""
 LISTINGS = 3
 """So often new processes are looked for: a socket may be inherited while we read."""
-_SYS_KCMP = {"x86_64": 312}.get(os.uname().machine, 272)
-"""kcmp(2) in <asm/unistd.h>; 272 in <asm-generic/unistd.h>."""
+_SYS_KCMP = {"x86_64": 312}
+"""kcmp(2) in <asm/unistd.h>; elsewhere 272, <asm-generic/unistd.h>."""
 _KCMP_FILES = 2
 
 
@@ -95,7 +95,7 @@ class _Table:
 
     def __init__(self, query: TableQuery) -> None:
         self._groups = _dump(query)
-        rows = (row for group in self._groups for row in group.rows)
+        rows = [row for group in self._groups for row in group.rows] if query.holders else []
         self._holders = _Holders(row[INODE] for row in rows if row[INODE])
 
     def connections(self) -> list[Connection]:
@@ -301,4 +301,5 @@ def _comparison() -> Callable[[int, int], bool]:
     A process of 500 threads and 10,000 descriptors would else be read 500 times.
     """
     syscall = ctypes.CDLL(None).syscall
-    return lambda pid, thread: bool(syscall(_SYS_KCMP, pid, thread, _KCMP_FILES, 0, 0) == 0)
+    number = _SYS_KCMP.get(os.uname().machine, 272)
+    return lambda pid, thread: bool(syscall(number, pid, thread, _KCMP_FILES, 0, 0) == 0)
