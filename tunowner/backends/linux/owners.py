@@ -22,24 +22,20 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from tunowner.backends.linux.bpf.programs import Programs
-from tunowner.backends.linux.bpf.witness import Witness
+from tunowner.backends.linux.bpf.exact import ExactDiag
+from tunowner.backends.linux.bpf.witness import NoWitness
 from tunowner.backends.linux.cgroups import CgroupPids
+from tunowner.backends.linux.fit import fit, packed
 from tunowner.backends.linux.holders import Holder, Memory, Search
 from tunowner.backends.linux.procfs import KnownNames, UserNames, describe
 from tunowner.backends.linux.sockdiag import (
-    ANY4,
-    ANY6,
     CLOSE_WAIT,
     ESTABLISHED,
-    LISTEN,
     SYN_RECV,
     SockDiag,
     SocketRow,
-    unmapped,
 )
 from tunowner.core.model import PROTOCOL_NAMES, TCP, FlowKey, Grade, Owner, Process
 from tunowner.errors import TunOwnerError
@@ -68,11 +64,10 @@ class LinuxOwners:
     def __init__(self, *, interface: int = 0, bpf: OwnerMap | None = None) -> None:
         self.interface = interface
         self._bpf = bpf
-        self._programs = None if bpf is None else Programs(bpf.clock)
-        self._near = SockDiag()  # for `quick`
+        self._near = ExactDiag()  # for `quick`
         self._far = SockDiag()  # for `walk`, which runs on another thread
-        self._near_witness = self._witness()
-        self._far_witness = self._witness()
+        self._near_witness = NoWitness() if bpf is None else bpf.witness()
+        self._far_witness = NoWitness() if bpf is None else bpf.witness()
         self._memory = Memory()
         self._users = UserNames()
         self._groups = CgroupPids()
@@ -94,24 +89,15 @@ class LinuxOwners:
         self._memory.clear()
         if self._bpf is not None:
             self._bpf.close()
-        if self._programs is not None:
-            self._programs.clear()
-
-    def _witness(self) -> Witness | None:
-        if self._bpf is None or self._programs is None:
-            return None
-        return Witness(self._bpf.reader(), self._programs)
 
     def quick(self, flow: FlowKey) -> Owner | None:
         names = KnownNames(self._users)
         witness = self._near_witness
         answer = _Answer(self._memory, names)
         try:
-            if witness is not None:
-                row = self._near.exact(flow, self.interface)
-                seen = witness.answer(flow, row, names)
-                if seen is not None:
-                    return None if names.missed else seen
+            noted = self._noted(flow, self._near, witness, names)
+            if noted is not None:
+                return None if names.missed else noted
             answer.rows = _living(self._near.sockets(flow, self.interface))
         except OSError:
             return None
@@ -126,19 +112,22 @@ class LinuxOwners:
         owner = answer.owner()
         return owner if owner.candidates and not names.missed else None
 
+    def _noted(
+        self, flow: FlowKey, diag: SockDiag, witness: NoWitness, names: Names
+    ) -> Owner | None:
+        if self._bpf is None:
+            return None
+        return witness.answer(flow, diag.exact(flow, self.interface), names)
+
     def _recall(self, row: SocketRow) -> tuple[Holder, ...]:
         """Find who holds a socket without a search: settled before, as noted, by guessing."""
-        if self._near_witness is not None and not self._memory.settled(row.cookie):
-            noted = self._near_witness.holders(row)
-            if noted:
-                return noted
-        return self._memory.recall(row.cookie, row.inode)
+        noted = () if self._memory.settled(row.cookie) else self._near_witness.holders(row)
+        return noted or self._memory.recall(row.cookie, row.inode)
 
     @staticmethod
-    def _final(answer: _Answer, flow: FlowKey, witness: Witness | None, names: Names) -> Owner:
+    def _final(answer: _Answer, flow: FlowKey, witness: NoWitness, names: Names) -> Owner:
         """Answer where no process holds a socket: by what was noted of a flow that is gone."""
-        gone = None if witness is None or answer.rows else witness.gone(flow, names)
-        return gone or answer.owner()
+        return (None if answer.rows else witness.gone(flow, names)) or answer.owner()
 
     def walk(self, flows: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, Owner]]:
         """Answer all `flows` by one search. It does not trust memory, so it sees new holders too."""
@@ -146,7 +135,7 @@ class LinuxOwners:
         for flow in dict.fromkeys(flows):
             answer = _Answer(self._memory, self._users)
             try:
-                owner = self._noted(flow)
+                owner = self._noted(flow, self._far, self._far_witness, self._users)
                 if owner is None:
                     answer.rows = _living(self._far.sockets(flow, self.interface))
             except OSError as error:
@@ -160,12 +149,6 @@ class LinuxOwners:
                 answer.prefer(self._far_witness)
                 waiting[flow] = answer
         yield from self._search(waiting)
-
-    def _noted(self, flow: FlowKey) -> Owner | None:
-        """Answer by the kernel's notes, on the thread that walks."""
-        if self._far_witness is None:
-            return None
-        return self._far_witness.answer(flow, self._far.exact(flow, self.interface), self._users)
 
     def sockets(self, protocol: int, port: int) -> list[SocketRow]:
         """Return every socket bound to a local port, listeners included. Not for the loop."""
@@ -220,10 +203,9 @@ class LinuxOwners:
             owner = answer.owner()
             if owner.candidates:
                 return owner
-        if self._far_witness is not None and len(answer.rows) == 1:
-            noted = self._far_witness.last_user(answer.rows[0], self._users)
-            if noted is not None:
-                return noted
+        noted = self._far_witness.last_user(answer.rows[0], self._users)
+        if noted is not None and len(answer.rows) == 1:
+            return noted
         if answer.holders:
             return answer.without(Grade.UID_ONLY)
         cookies = {row.cookie for row in answer.rows}
@@ -248,10 +230,9 @@ class _Answer:
         self.holders: dict[int, tuple[Holder, ...]] = {}
         self.preferred: frozenset[int] = frozenset()
 
-    def prefer(self, witness: Witness | None) -> None:
+    def prefer(self, witness: NoWitness) -> None:
         """Name those first who were noted to use the sockets last."""
-        if witness is not None:
-            self.preferred = frozenset(witness.likely(self.rows))
+        self.preferred = witness.likely(self.rows)
 
     @property
     def is_final(self) -> bool:
@@ -374,8 +355,8 @@ def find_process(
     number = {name: value for value, name in PROTOCOL_NAMES.items()}.get(protocol)
     if number is None:
         raise TunOwnerError(f"{protocol!r} is not tcp or udp")
-    local = None if ip in ("", "*") else _packed(ip)
-    far = None if remote is None else (_packed(remote[0]), remote[1])
+    local = None if ip in ("", "*") else packed(ip)
+    far = None if remote is None else (packed(remote[0]), remote[1])
     if source is not None:
         return _find(source, number, local, port, far)
     with LinuxOwners() as own:
@@ -395,30 +376,7 @@ def _find(
     ranked = [
         (place, row)
         for row in source.sockets(protocol, port)
-        if (place := _fit(row, local, remote)) is not None
+        if (place := fit(row, local, remote)) is not None
     ]
     best = min((place for place, _ in ranked), default=None)
     return source.holders([row for place, row in ranked if place == best])
-
-
-def _fit(
-    row: SocketRow, local: bytes | None, remote: tuple[bytes, int] | None
-) -> tuple[bool, bool, int] | None:
-    """How well a socket fits a question for a person: smaller is better, None is not at all."""
-    if remote is not None and (unmapped(row.remote), row.remote_port) != remote:
-        return None
-    bound = unmapped(row.local)
-    wildcard = bound in (ANY4, ANY6)
-    if local is not None and bound != local:
-        covers = len(bound) == len(local) or (bound == ANY6 and not row.v6only)
-        if not wildcard or not covers:
-            return None
-    away = 0 if local is None or bound == local else 1
-    return not row.inode, row.protocol == TCP and row.state != LISTEN, away
-
-
-def _packed(ip: str) -> bytes:
-    try:
-        return unmapped(ip_address(ip).packed)
-    except ValueError:
-        raise TunOwnerError(f"{ip!r} is not an IP address") from None

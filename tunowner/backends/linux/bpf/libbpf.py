@@ -54,16 +54,16 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 }
 
 
-def open_library() -> ctypes.CDLL:
+def open_library(file: str = NAME) -> ctypes.CDLL:
     """Return libbpf with its functions declared. Raises BackendError where it is not installed."""
     try:
-        library = ctypes.CDLL(NAME, use_errno=True)
+        library = ctypes.CDLL(file, use_errno=True)
         for name, (result, arguments) in _FUNCTIONS.items():
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
         raise BackendError(
-            f"{NAME} cannot be used ({error})", where="eBPF", hint="apt install libbpf1"
+            f"{file} cannot be used ({error})", where="eBPF", hint="apt install libbpf1"
         ) from error
     return library
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunowner.backends.linux.bpf import libbpf
+from tunowner.backends.linux.bpf.programs import Programs
 from tunowner.backends.linux.bpf.records import (
     ENTRY,
     FLOW,
@@ -26,7 +27,8 @@ from tunowner.backends.linux.bpf.records import (
     parse_entry,
     parse_record,
 )
-from tunowner.errors import BackendError, PrivilegeError, TunOwnerError
+from tunowner.backends.linux.bpf.witness import Witness
+from tunowner.errors import BackendError, PrivilegeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +75,7 @@ class OwnerMap:
         self.reads_tasks = BTF.exists() if reads_tasks is None else reads_tasks
         self.sockets_fd = self.flows_fd = -1
         self.clock = BootClock()
+        self._programs = Programs(self.clock)
         self.library = libbpf.open_library()
         self._undo = ExitStack()
         _check_pid_namespace()
@@ -96,10 +99,11 @@ class OwnerMap:
         """Detach, forget. Safe to call twice."""
         self.sockets_fd = self.flows_fd = -1
         self._undo.close()
+        self._programs.clear()
 
-    def reader(self) -> Reader:
-        """Return a way to read the maps, for one thread."""
-        return Reader(self)
+    def witness(self) -> Witness:
+        """Return what answers from the maps, for one thread."""
+        return Witness(Reader(self), self._programs)
 
     def _open(self, sockets: int | None, *, may_do_without: bool) -> None:
         try:
@@ -217,7 +221,9 @@ class BootClock:
         return time.time_ns() - (self.now() - nanoseconds)
 
 
-def _try(what: str, action: Callable[[], int | None], log: ctypes.Array[ctypes.c_char] | None = None) -> int:
+def _try(
+    what: str, action: Callable[[], int | None], log: ctypes.Array[ctypes.c_char] | None = None
+) -> int:
     try:
         return libbpf.check(action())
     except OSError as error:
@@ -264,4 +270,3 @@ def _boot_time_shift() -> int:
             if name == "boottime":
                 return int(seconds) * NANOSECONDS + int(nanoseconds)
     return 0
-

@@ -85,7 +85,7 @@ struct in6_addr {
 };
 struct sock_common {
     u32 skc_daddr, skc_rcv_saddr;
-    u16 skc_dport, skc_num, skc_family;
+    u16 skc_dport, skc_family;
     struct in6_addr skc_v6_daddr, skc_v6_rcv_saddr;
 } KERNEL;
 struct socket {
@@ -94,6 +94,9 @@ struct socket {
 struct sock {
     struct sock_common __sk_common;
     struct socket *sk_socket;
+} KERNEL;
+struct inet_sock {
+    u16 inet_sport;
 } KERNEL;
 struct bpf_sock_addr_kern {
     struct sock *sk;
@@ -273,7 +276,8 @@ static __attribute__((noinline)) int note_left(struct sock *sock, u64 cookie, u6
     if (!record || !record->last.pid)
         return 0;
     flow.remote_port = __builtin_bswap16(READ(sock, __sk_common.skc_dport));
-    flow.local_port = READ(sock, __sk_common.skc_num);
+    /* not skc_num, which a reset clears (__inet_put_port() in net/ipv4/inet_hashtables.c) */
+    flow.local_port = __builtin_bswap16(READ((struct inet_sock *)sock, inet_sport));
     if (!flow.remote_port || !flow.local_port)
         return 0;
     if (READ(sock, __sk_common.skc_family) == AF_INET) {

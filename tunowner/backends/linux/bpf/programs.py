@@ -74,9 +74,9 @@ class Programs:
         seen = self._seen.get(user.program)
         if seen is not None and seen.link == link:
             return seen
-        if link is None or not _runs(process, user):
-            return None
         path, deleted = process.executable()
+        if link is None or not _runs(process, user):  # after the reads, which it vouches for
+            return None
         seen = Seen(link, path, deleted)
         if user.inode:  # otherwise the next program of this process could not be told from this
             self._seen.put(user.program, seen)

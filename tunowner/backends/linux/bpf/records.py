@@ -51,18 +51,32 @@ class User(NamedTuple):
         """The process and which of its programs."""
         return self.pid, self.start, self.exec_id
 
+    @property
+    def process(self) -> tuple[int, int]:
+        return self.pid, self.start
 
-class Record(NamedTuple):
+
+class Record:
     """One socket. `last` connected it or sent by address; None when none was seen to.
 
     `descriptor` is where the creator probably got it, negative when unknown.
     """
 
-    cookie: int
-    netns: int
-    descriptor: int
-    creator: User | None
-    last: User | None
+    __slots__ = ("_creator", "cookie", "descriptor", "last", "netns")
+
+    def __init__(
+        self, cookie: int, netns: int, descriptor: int, creator: bytes, last: User | None
+    ) -> None:
+        self.cookie = cookie
+        self.netns = netns
+        self.descriptor = descriptor
+        self.last = last
+        self._creator = creator
+
+    @property
+    def creator(self) -> User | None:
+        """Who made the socket; None when that was before the hooks were there. Read when asked for."""
+        return parse_user(self._creator)
 
 
 class Use(NamedTuple):
@@ -84,10 +98,7 @@ def parse_record(data: Buffer, cookie: int) -> Record | None:
     found, netns, descriptor, _, creator, last, seal = RECORD.unpack_from(data)
     if found != cookie or seal != cookie:
         return None
-    user = parse_user(last)
-    if user is not None and creator == last:
-        return Record(cookie, netns, descriptor, user, user)
-    return Record(cookie, netns, descriptor, parse_user(creator), user)
+    return Record(cookie, netns, descriptor, creator, parse_user(last))
 
 
 def parse_entry(data: Buffer, key: bytes) -> list[Use]:

@@ -45,7 +45,31 @@ HANDOVER_FACTOR = 10
 """The earlier of two uses is ruled out when it is so many times as long ago."""
 
 
-class Witness:
+class NoWitness:
+    """What is asked of a witness, and the answers of one that saw nothing."""
+
+    def answer(self, flow: FlowKey, row: SocketRow | None, names: Names) -> Owner | None:  # noqa: ARG002
+        """Answer for the one socket that the kernel would hand a reply of this flow to, if any."""
+        return None
+
+    def gone(self, flow: FlowKey, names: Names) -> Owner | None:  # noqa: ARG002
+        """Answer for a flow that no socket is left of."""
+        return None
+
+    def last_user(self, row: SocketRow, names: Names) -> Owner | None:  # noqa: ARG002
+        """Answer for a connected socket that no process was found to hold."""
+        return None
+
+    def holders(self, row: SocketRow) -> tuple[Holder, ...]:  # noqa: ARG002
+        """Return where the socket is held by its last user or creator, for /proc's way."""
+        return ()
+
+    def likely(self, rows: Iterable[SocketRow]) -> frozenset[int]:  # noqa: ARG002
+        """Return the pids of the last users of these sockets, to order by."""
+        return frozenset()
+
+
+class Witness(NoWitness):
     """For one thread. `programs` may be shared."""
 
     def __init__(self, reader: Reader, programs: Programs) -> None:
@@ -53,7 +77,6 @@ class Witness:
         self._programs = programs
 
     def answer(self, flow: FlowKey, row: SocketRow | None, names: Names) -> Owner | None:
-        """Answer for the one socket that the kernel would hand a reply of this flow to, if any."""
         begun = time.monotonic()
         if row is not None and row.connected:
             return self._connected(flow, row, names, begun)
@@ -62,11 +85,9 @@ class Witness:
         return None
 
     def gone(self, flow: FlowKey, names: Names) -> Owner | None:
-        """Answer for a flow that no socket is left of."""
         return self._used(flow, GONE_FOR, names, time.monotonic())
 
     def last_user(self, row: SocketRow, names: Names) -> Owner | None:
-        """Answer for a connected socket that no process was found to hold."""
         record = self._reader.socket(row.cookie)
         if record is None or record.last is None or not row.connected:
             return None
@@ -77,7 +98,6 @@ class Witness:
         return _made((process,), row.uid, row.cookie, names, time.monotonic(), detail)
 
     def holders(self, row: SocketRow) -> tuple[Holder, ...]:
-        """Return where the socket is held by its last user or creator, for /proc's way."""
         record = self._reader.socket(row.cookie)
         if record is None or record.descriptor < 0:
             return ()
@@ -88,20 +108,17 @@ class Witness:
                 return (Holder(process.pid, link),)
         return ()
 
-    def likely(self, rows: Iterable[SocketRow]) -> list[int]:
-        """Return the pids of the last users of these sockets, to order a search by."""
+    def likely(self, rows: Iterable[SocketRow]) -> frozenset[int]:
         records = (self._reader.socket(row.cookie) for row in rows)
-        return [record.last.pid for record in records if record and record.last]
+        return frozenset(record.last.pid for record in records if record and record.last)
 
-    def _connected(
-        self, flow: FlowKey, row: SocketRow, names: Names, begun: float
-    ) -> Owner | None:
+    def _connected(self, flow: FlowKey, row: SocketRow, names: Names, begun: float) -> Owner | None:
         record = self._reader.socket(row.cookie)
         if record is None or record.last is None:
             return None
         if flow.protocol == TCP and (row.state == SYN_SENT or not row.inode):
             opener = self._programs.opener(record.last, names)
-            candidates = () if opener is None else (opener,)
+            candidates = [] if opener is None else [opener]
         else:
             candidates = self._holding(record, record.last, row, names)
         if not candidates:
@@ -109,22 +126,22 @@ class Witness:
         rivals = self._rivals(flow, record.last) if flow.protocol == UDP else []
         if rivals:
             return self._ambiguous([record.last, *rivals], row.cookie, names, begun)
-        detail = "" if row.inode else f"closed since by {record.last.comm}"
-        return _made(candidates, row.uid if row.inode else None, row.cookie, names, begun, detail)
+        detail = "" if row.inode else "closed since"
+        return _made(
+            tuple(candidates), row.uid if row.inode else None, row.cookie, names, begun, detail
+        )
 
-    def _holding(
-        self, record: Record, user: User, row: SocketRow, names: Names
-    ) -> tuple[Process, ...]:
+    def _holding(self, record: Record, user: User, row: SocketRow, names: Names) -> list[Process]:
         """Return the last user, then the creator, if they hold the socket; nothing without the first."""
         link = b"fd/%d" % record.descriptor
         last = self._programs.holder(user, link, row.inode, names)
         if last is None:
-            return ()
+            return []
         creator = record.creator
-        if creator is None or (creator.pid, creator.start) == (user.pid, user.start):
-            return (last,)
+        if creator is None or creator.process == user.process:
+            return [last]
         other = self._programs.holder(creator, link, row.inode, names)
-        return (last,) if other is None else (last, other)
+        return [last] if other is None else [last, other]
 
     def _rivals(self, flow: FlowKey, user: User) -> list[User]:
         """Return other programs that used the tuple just before."""
@@ -158,9 +175,7 @@ class Witness:
         record = self._reader.socket(use.cookie)
         return None if record is None or record.creator is None else record.creator.uid
 
-    def _ambiguous(
-        self, users: list[User], cookie: int, names: Names, begun: float
-    ) -> Owner:
+    def _ambiguous(self, users: list[User], cookie: int, names: Names, begun: float) -> Owner:
         found = (self._programs.opener(user, names) for user in users)
         candidates = tuple(dict.fromkeys(process for process in found if process is not None))
         detail = "the port has changed hands" if len(users) > 1 else "the socket has changed hands"
@@ -178,4 +193,6 @@ def _made(
 ) -> Owner:
     now = time.monotonic()
     spent = int((now - begun) * 1e6)
-    return Owner(grade, candidates, uid, names.name(uid), cookie, BACKEND, now, spent, detail)
+    same_user = candidates and candidates[0].uid == uid
+    user = candidates[0].user if same_user else names.name(uid)
+    return Owner(grade, candidates, uid, user, cookie, BACKEND, now, spent, detail)
