@@ -88,6 +88,17 @@ class GateSettings:
     strict: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class EbpfSettings:
+    """Have the kernel note who opens sockets, where it can. It sees all below `cgroup` (a path).
+
+    None is the whole machine; then it is done without where the kernel refuses. A cgroup that is
+    asked for by name and cannot be had is an error.
+    """
+
+    cgroup: str | None = None
+
+
 class DataPlane(Protocol):
     """Hands out the first packets of flows and carries them by their verdict.
 
@@ -170,8 +181,13 @@ class Backend(Protocol):
     def open_data_plane(self, settings: GateSettings) -> DataPlane:
         """Start to intercept. Raises BackendError or PrivilegeError, with nothing changed."""
 
-    def open_owners(self, interface_index: int = 0) -> OwnerSource:
-        """Open the owner look-up. `interface_index`: see DataPlane, 0 where there is none."""
+    def open_owners(
+        self, interface_index: int = 0, ebpf: EbpfSettings | None = None
+    ) -> OwnerSource:
+        """Open the owner look-up. `interface_index`: see DataPlane, 0 where there is none.
+
+        With `ebpf` programs are attached until it is closed; nothing of others is disturbed.
+        """
 
     def open_deaths(self) -> SocketDeaths:
         """Start to listen for sockets that close. Raises BackendError where that is not told."""

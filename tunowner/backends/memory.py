@@ -27,7 +27,7 @@ from tunowner.errors import DeviceClosed
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from tunowner.backends.base import OwnerSource, TableQuery
+    from tunowner.backends.base import EbpfSettings, OwnerSource, TableQuery
 
 BACKEND = "memory"
 
@@ -315,7 +315,11 @@ class MemoryBackend:
         self.plane.settings = settings
         return self.plane
 
-    def open_owners(self, interface_index: int = 0) -> MemoryOwners:  # noqa: ARG002 - no interface
+    def open_owners(
+        self,
+        interface_index: int = 0,  # noqa: ARG002 - no interface
+        ebpf: EbpfSettings | None = None,  # noqa: ARG002 - no kernel
+    ) -> MemoryOwners:
         return self.owners
 
     def open_deaths(self) -> MemoryDeaths:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from tunowner.backends.base import (
         DataPlane,
+        EbpfSettings,
         GateSettings,
         OwnerSource,
         SocketDeaths,
@@ -341,7 +342,11 @@ class PortableBackend:
     def open_deaths(self) -> SocketDeaths:
         raise _only_owners("tell of sockets that close")
 
-    def open_owners(self, interface_index: int = 0) -> PortableOwners:  # noqa: ARG002
+    def open_owners(
+        self,
+        interface_index: int = 0,  # noqa: ARG002
+        ebpf: EbpfSettings | None = None,  # noqa: ARG002
+    ) -> PortableOwners:
         return PortableOwners()
 
     def find_process(

@@ -70,13 +70,25 @@ def cli() -> None:
     show_default=True,
     help="Which byte of the fwmark is ours, from the right.",
 )
+@click.option("--no-ebpf", is_flag=True, help="Find owners through /proc alone.")
+@click.option("--cgroup", hidden=True, help="Attach the eBPF programs to this cgroup directory.")
 @_JSON
-def run(rules: tuple[str, ...], *, dry_run: bool, mark_byte: int, as_json: bool) -> None:
+def run(
+    rules: tuple[str, ...],
+    *,
+    dry_run: bool,
+    mark_byte: int,
+    no_ebpf: bool,
+    cgroup: str | None,
+    as_json: bool,
+) -> None:
     """Intercept new flows and act on the rules, until Ctrl-C or SIGTERM."""
     from tunowner.app.service import RunOptions, Service
+    from tunowner.backends.base import EbpfSettings
 
     write = _write_json if as_json else _write_line
-    Service(RunOptions(rules, dry_run, mark_byte * 8), write).run()
+    ebpf = None if no_ebpf else EbpfSettings(cgroup)
+    Service(RunOptions(rules, dry_run, mark_byte * 8, ebpf), write).run()
 
 
 @cli.command()

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tunowner.backends.base import (
         Check,
         DataPlane,
+        EbpfSettings,
         GateSettings,
         Inspector,
         OwnerSource,
@@ -30,10 +31,16 @@ class LinuxBackend:
 
         return open_gate(settings)
 
-    def open_owners(self, interface_index: int = 0) -> OwnerSource:
+    def open_owners(
+        self, interface_index: int = 0, ebpf: EbpfSettings | None = None
+    ) -> OwnerSource:
         from tunowner.backends.linux.owners import LinuxOwners
 
-        return LinuxOwners(interface=interface_index)
+        if ebpf is None:
+            return LinuxOwners(interface=interface_index)
+        from tunowner.backends.linux.bpf.loader import open_map
+
+        return LinuxOwners(interface=interface_index, bpf=open_map(ebpf.cgroup))
 
     def open_deaths(self) -> SocketDeaths:
         from tunowner.backends.linux.deaths import Deaths

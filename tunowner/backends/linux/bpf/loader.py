@@ -28,7 +28,7 @@ from tunowner.backends.linux.bpf.records import (
     parse_record,
 )
 from tunowner.backends.linux.bpf.witness import Witness
-from tunowner.errors import BackendError, PrivilegeError
+from tunowner.errors import BackendError, PrivilegeError, TunOwnerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +54,15 @@ def cgroup_root() -> Path:
             return Path(fields[1].replace("\\040", " "))
     hint = "mount -t cgroup2 none /sys/fs/cgroup/unified"
     raise BackendError("cgroup v2 is not mounted", where="eBPF", hint=hint)
+
+
+def open_map(cgroup: str | None) -> OwnerMap | None:
+    """Attach to a cgroup, or to the whole machine; there it is done without where it is refused."""
+    if cgroup is not None:
+        return OwnerMap(Path(cgroup))
+    with suppress(TunOwnerError, OSError):
+        return OwnerMap()
+    return None
 
 
 class OwnerMap:
