@@ -21,10 +21,19 @@ BUILTIN_ACTIONS = (DIRECT, BLOCK, DROP)
 """Actions that need no outbound; every other action is the name of an outbound."""
 
 
+_MAPPED = bytes(10) + b"\xff\xff"
+
+
 def endpoint(address: bytes, port: int) -> str:
-    """Return `1.2.3.4:80` or `[2001:db8::1]:80` for a packed address (4 or 16 bytes)."""
-    text = str(ip_address(address))
-    return f"[{text}]:{port}" if len(address) == 16 else f"{text}:{port}"
+    """Return `1.2.3.4:80` or `[2001:db8::1]:80` for a packed address (4 or 16 bytes).
+
+    A v4-mapped address is written `::ffff:1.2.3.4` (RFC 5952, 5), which Python does since 3.13.
+    """
+    if len(address) == 4:
+        return f"{ip_address(address)}:{port}"
+    if address.startswith(_MAPPED):
+        return f"[::ffff:{ip_address(address[12:])}]:{port}"
+    return f"[{ip_address(address)}]:{port}"
 
 
 class FlowKey(NamedTuple):

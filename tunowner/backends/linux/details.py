@@ -72,18 +72,16 @@ class LinuxInspector:
         version = opened.version(task)
         if version is None or not _same_program(opened, task, process):
             return None
-        details = self._recall(process, version) or self._read(opened, task, process)
-        if sha256:
-            details = replace(details, sha256=self._sha256(opened, task))
+        with self._lock:
+            known = self._kept.get((process, version))
+        details = known or self._read(opened, task, process)
+        digest = self._sha256(opened, task) if sha256 else None
         if opened.version(task) != version:
             return None
-        with self._lock:
-            self._kept[process, version] = replace(details, sha256=None)
-        return details
-
-    def _recall(self, process: Process, version: Version) -> ProcessDetails | None:
-        with self._lock:
-            return self._kept.get((process, version))
+        if known is None:
+            with self._lock:
+                self._kept[process, version] = details
+        return replace(details, sha256=digest) if sha256 else details
 
     def _read(self, opened: OpenProcess, task: bytes, process: Process) -> ProcessDetails:
         groups = opened.whole(b"cgroup")

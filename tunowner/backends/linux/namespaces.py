@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from tunowner.backends.linux.owners import LinuxOwners, find_process
 from tunowner.backends.linux.procfs import pids
 from tunowner.core.model import Grade, Owner
+from tunowner.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,7 +94,7 @@ def _elsewhere(
     for namespace in other_namespaces():
         try:
             answer = inside(namespace, ask)
-        except PermissionError:
+        except (OSError, BackendError):  # not allowed to enter, or no sock_diag there
             refused = True
             continue
         if answer is not None:
@@ -205,8 +206,9 @@ class _Visit(threading.Thread, Generic[T]):
             self._error = error
 
     def result(self) -> T:
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None  # it refers to this thread: no circle stays behind
+        if error is not None:
+            raise error
         return self._answer[0]
 
 

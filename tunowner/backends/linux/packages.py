@@ -184,7 +184,7 @@ def _lists(folder: Path) -> list[str]:
 def _text(file: Path) -> bytes:
     """Return the lines of a list, each between two line ends; none when it went away."""
     try:
-        return b"\n" + file.read_bytes()
+        return b"\n%s\n" % file.read_bytes()
     except FileNotFoundError:
         return b""
 
