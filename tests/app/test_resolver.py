@@ -85,7 +85,7 @@ def test_find() -> None:
         assert resolver.find("tcp", "10.0.0.1", 1).process == CURL
         for question in (("icmp", "", 1), ("tcp", "x", 1), ("tcp", "", 0), ("tcp", "", 1, ("", 2))):
             with pytest.raises(TunOwnerError):
-                resolver.find(*question)  # type: ignore[arg-type]
+                resolver.find(*question)
 
 
 def test_details() -> None:
@@ -173,8 +173,7 @@ class TestAsync:
         async def ask() -> list[Owner]:
             async with AsyncOwnerResolver(backend=backend_of(owners)) as resolver:
                 first = asyncio.create_task(resolver.resolve(flow(1)))
-                while not owners.started.acquire(blocking=False):
-                    await asyncio.sleep(0.001)
+                await asyncio.to_thread(owners.started.acquire, timeout=10)
                 rest = [asyncio.create_task(resolver.resolve(flow(n))) for n in range(2, 101)]
                 again = [asyncio.create_task(resolver.resolve(flow(n))) for n in range(2, 101)]
                 await asyncio.sleep(0)
@@ -207,8 +206,7 @@ class TestAsync:
         async def ask() -> Owner:
             async with AsyncOwnerResolver(backend=backend_of(owners)) as resolver:
                 one, two = (asyncio.create_task(resolver.resolve(flow(1))) for _ in range(2))
-                while not owners.started.acquire(blocking=False):
-                    await asyncio.sleep(0.001)
+                await asyncio.to_thread(owners.started.acquire, timeout=10)
                 one.cancel()
                 await asyncio.sleep(0)
                 owners.go.release()

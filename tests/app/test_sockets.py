@@ -35,10 +35,8 @@ ONE, SIX = bytes((127, 0, 0, 1)), bytes(15) + b"\x01"
 def row(local: int, remote: int, status: str, *holders: Process, **more: Any) -> Connection:
     held = tuple(SocketHolder(it, 3 + n, (it.uid or 0,) * 4) for n, it in enumerate(holders))
     grade = Grade.EXACT if held else Grade.KERNEL
-    fields = {"protocol": TCP, "version": 4, "local": ONE, "remote": ONE, "cookie": local} | more
-    return Connection(
-        local_port=local, remote_port=remote, status=status, grade=grade, holders=held, **fields
-    )
+    made = Connection(TCP, 4, ONE, local, ONE, remote, status, None, local, grade, held)
+    return made._replace(**more)
 
 
 class Table:
@@ -120,7 +118,8 @@ def test_the_fields_of_gopsutil_and_more() -> None:
 
 
 def test_a_row_without_holder_has_the_same_fields() -> None:
-    nobody = connection_fields(row(1, 2, "NONE", protocol=UDP, version=6, local=SIX, remote=SIX))
+    six = row(1, 2, "NONE")._replace(protocol=UDP, version=6, local=SIX, remote=SIX)
+    nobody = connection_fields(six)
     assert set(nobody) == set(connection_fields(TABLE.rows[0]))
     assert (nobody["pid"], nobody["pids"], nobody["grade"]) == (None, [], "kernel")
     assert (nobody["local"], nobody["remote"]) == (

@@ -17,7 +17,7 @@ from tunowner.errors import BackendError
 
 if sys.platform != "linux":
     pytest.skip("children.py needs Linux", allow_module_level=True)
-pytest.importorskip("psutil")
+psutil = pytest.importorskip("psutil")
 
 from tests.backends.linux.children import Child, server
 from tunowner.backends import portable
@@ -126,7 +126,7 @@ print(owner.grade, owner.candidates, {{row.grade.value for row in rows}} <= {{'d
         def fail(*_: object) -> None:
             raise OSError(5, "Input/output error")
 
-        monkeypatch.setattr(portable.psutil, "net_connections", fail)
+        monkeypatch.setattr(psutil, "net_connections", fail)
         assert ask(FlowKey(TCP, LOOPBACK, 1, LOOPBACK, 2)).grade is Grade.DENIED
         with pytest.raises(BackendError):
             PortableBackend().connections(TableQuery())
@@ -138,9 +138,9 @@ print(owner.grade, owner.candidates, {{row.grade.value for row in rows}} <= {{'d
         child, (truth,) = start(TCP_CHILD, server)
 
         def refuse(*_: object) -> None:
-            raise portable.psutil.AccessDenied
+            raise psutil.AccessDenied
 
-        monkeypatch.setattr(portable.psutil, "net_connections", refuse)
+        monkeypatch.setattr(psutil, "net_connections", refuse)
         assert ask(truth.flow()).process.pid == child.pid
 
     def test_it_dies_after_the_table_was_read(

@@ -45,6 +45,13 @@ def command_line() -> None:
     )
 
 
+def who() -> None:
+    """Ask for one socket, as a user does: the whole process. 0.2 s is the promise."""
+    subprocess.run(
+        [sys.executable, "-m", "tunowner", "who", ":1"], check=False, capture_output=True
+    )
+
+
 def peers() -> dict[str, Callable[[], object]]:
     found: dict[str, Callable[[], object]] = {}
     try:
@@ -82,6 +89,7 @@ def measure(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[s
 def run(sockets: int, rounds: int) -> bool:
     """Print the medians; return whether the target is met."""
     contestants = {"tunowner": ours, **peers(), "tunowner sockets --json (command)": command_line}
+    contestants["tunowner who :1 (command)"] = who
     with ExitStack() as stack:
         truth: dict[int, int] = {}
         for _ in range(PROCESSES):  # a listener each: the queue is bounded by net.core.somaxconn

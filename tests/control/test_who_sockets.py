@@ -137,15 +137,6 @@ tunowner.control.cli.main()"""
         owner = json.loads(done.stdout)["owner"]
         assert (owner["grade"], owner["pid"], owner["uid"]) == ("denied", None, 0)
 
-    def test_it_is_quick(self, server: tuple[str, int]) -> None:
-        """Five runs, the best of them: 0.2 s is the promise, and this machine may be busy."""
-        spent = []
-        for _ in range(5):
-            begun = time.monotonic()
-            tunowner("who", "tcp", f"127.0.0.1:{server[1]}")
-            spent.append(time.monotonic() - begun)
-        assert min(spent) < 0.4
-
 
 class TestSockets:
     def rows(self, *words: str) -> list[dict[str, Any]]:
@@ -157,7 +148,9 @@ class TestSockets:
         done = tunowner("sockets", "--tcp", "--pid", str(os.getpid()), "--port", str(server[1]))
         assert done.returncode == 0
         heading, line = done.stdout.splitlines()
-        assert heading.split() == "PROTO STATUS LOCAL REMOTE USER PID NAME PATH".split()
+        assert heading.split() == [
+            *("PROTO", "STATUS", "LOCAL", "REMOTE", "USER", "PID", "NAME", "PATH")
+        ]
         words = line.split()
         assert words[:4] == ["tcp", "LISTEN", f"127.0.0.1:{server[1]}", "*"]
         assert words[5] == str(os.getpid())

@@ -8,6 +8,7 @@ from tunowner.backends.linux.cgroup_names import Group, describe_path, parse_gro
 
 ID = "0123456789abcdef" * 4
 OTHER = "fedcba9876543210" * 4
+USER = "/user.slice/user-1000.slice/user@1000.service"
 POD = "pod2b7c4ffa-1f2d-4a8b-9a4e-0d4b6b1f3c11"
 
 
@@ -20,8 +21,10 @@ POD = "pod2b7c4ffa-1f2d-4a8b-9a4e-0d4b6b1f3c11"
         ("/system.slice/ssh.service", "ssh.service", "", "system.slice"),
         ("/system.slice/ssh.service/sub", "ssh.service", "", "system.slice"),
         ("/system.slice/a.service (deleted)", "a.service", "", "system.slice"),
-        ("/system.slice/system-getty.slice/getty@tty1.service",)
-        + ("getty@tty1.service", "", "system-getty.slice"),
+        (
+            "/system.slice/system-getty.slice/getty@tty1.service",
+            *("getty@tty1.service", "", "system-getty.slice"),
+        ),
         ("/user.slice/user-1000.slice/session-3.scope", "session-3.scope", "", "user-1000.slice"),
         (
             "/user.slice/user-1000.slice/user@1000.service/app.slice/app-firefox-812.scope",
@@ -48,14 +51,12 @@ def test_units(path: str, unit: str, user_unit: str, slice_: str) -> None:
         (f"/system.slice/docker-{ID}.scope/init", f"docker:{ID}"),
         (f"/docker/{ID}/kubelet/kubepods/besteffort/{POD}/{OTHER}", f"containerd:{OTHER}"),
         (f"/machine.slice/libpod-{ID}.scope/container", f"podman:{ID}"),
-        (f"/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope",)
-        + (f"podman:{ID}",),
+        (f"{USER}/user.slice/libpod-{ID}.scope", f"podman:{ID}"),
         (f"/machine.slice/libpod-conmon-{ID}.scope", ""),
         (f"/libpod_parent/{ID}", f"podman:{ID}"),
         (f"/kubepods/burstable/{POD}/{ID}", f"containerd:{ID}"),
         (
-            f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-{POD}.slice/"
-            f"cri-containerd-{ID}.scope",
+            f"/kubepods.slice/kubepods-{POD}.slice/cri-containerd-{ID}.scope",
             f"containerd:{ID}",
         ),
         (f"/kubepods.slice/kubepods-{POD}.slice/crio-{ID}.scope", f"crio:{ID}"),

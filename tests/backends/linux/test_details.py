@@ -16,7 +16,8 @@ import pytest
 
 from tests.backends.linux.children import Child
 from tunowner.backends.linux import details as module
-from tunowner.backends.linux.details import LinuxInspector, OpenProcess, lineage_of
+from tunowner.backends.linux.details import LinuxInspector, lineage_of
+from tunowner.backends.linux.process import OpenProcess
 from tunowner.backends.linux.procfs import UserNames
 from tunowner.core.model import Process, ProcessDetails
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
 import uuid
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -67,7 +67,8 @@ class TestOtherNamespaces:
             assert owner.process is not None
             assert owner.process.pid == child.pid
 
-    def test_a_port_nobody_has_there(self, names: list[str]) -> None:
+    @pytest.mark.usefixtures("names")
+    def test_a_port_nobody_has_there(self) -> None:
         owner = find_anywhere("tcp", THERE, 1, None)
         assert (owner.grade, owner.candidates) == (Grade.ABSENT, ())
 
@@ -81,25 +82,25 @@ class TestOtherNamespaces:
             assert (owner.grade, owner.process, owner.cookie) == (Grade.AMBIGUOUS, None, None)
             assert {it.pid for it in owner.candidates} == {one.pid, two.pid}
 
-    def test_this_threads_namespace_stays(self, names: list[str]) -> None:
-        before = os.readlink("/proc/thread-self/ns/net")  # noqa: PTH115
-        seen = [
-            inside(it, lambda: os.readlink("/proc/thread-self/ns/net")) for it in other_namespaces()
-        ]  # noqa: PTH115
+    @pytest.mark.usefixtures("names")
+    def test_this_threads_namespace_stays(self) -> None:
+        own = Path("/proc/thread-self/ns/net")
+        before = own.readlink()
+        seen = [inside(it, own.readlink) for it in other_namespaces()]
         assert len(set(seen)) == len(seen) >= 2
         assert before not in seen
-        assert os.readlink("/proc/thread-self/ns/net") == before  # noqa: PTH115
+        assert own.readlink() == before
 
-    def test_loopback_is_never_looked_for_elsewhere(
-        self, names: list[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    @pytest.mark.usefixtures("names")
+    def test_loopback_is_never_looked_for_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(namespaces, "_elsewhere", lambda *_: pytest.fail("looked elsewhere"))
         with socket.create_server(("127.0.0.1", 0)) as server:
             free = server.getsockname()[1]
         for address in ("127.0.0.1", "", "*", "0.0.0.0", "::1"):
             assert find_anywhere("udp", address, free, None).grade is Grade.ABSENT
 
-    def test_without_privilege(self, names: list[str]) -> None:
+    @pytest.mark.usefixtures("names")
+    def test_without_privilege(self) -> None:
         code = f"""
 import os, pwd
 from tunowner import find_process
@@ -110,7 +111,8 @@ print(find_process("tcp", {THERE!r}, 1).grade)"""
         said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert said.stdout.split() == ["denied"], said.stderr
 
-    def test_what_the_action_raises(self, names: list[str]) -> None:
+    @pytest.mark.usefixtures("names")
+    def test_what_the_action_raises(self) -> None:
         def fail() -> None:
             raise ZeroDivisionError
 

@@ -15,7 +15,8 @@ from tests.backends.linux.children import Child, Truth, server
 from tunowner.backends.base import TableQuery
 from tunowner.backends.linux import table as module
 from tunowner.backends.linux.process import OpenProcess
-from tunowner.backends.linux.sockdiag import AF_INET, SockDiag
+from tunowner.backends.linux.sockdiag import AF_INET
+from tunowner.backends.linux.sockdiag_table import TableDiag
 from tunowner.backends.linux.table import connections
 from tunowner.core.model import TCP, UDP, Connection, Grade
 from tunowner.errors import BackendError
@@ -182,12 +183,9 @@ def test_a_program_that_replaces_itself_meanwhile(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its socket was closed by exec: the new program is not named for it."""
-    code = (
-        """
+    code = """
 s = udp(['127.0.0.1', 0]); tell(s); wait()
-os.execv('/bin/sh', ['sh', '-c', """
-        + "'echo \\'{\"sockets\": []}\\'; read x'])"
-    )
+os.execv('/bin/sh', ['sh', '-c', f'echo {json.dumps(json.dumps({"sockets": []}))}; read x'])"""
     child, (truth,) = start(code)
     pid, real = child.pid, OpenProcess.find_links
 
@@ -216,7 +214,7 @@ def test_a_kernel_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(SockDiag, "table", refuse)
+    monkeypatch.setattr(TableDiag, "table", refuse)
     with pytest.raises(BackendError, match="refused"):
         connections(TableQuery())
 
@@ -225,7 +223,7 @@ def test_a_kernel_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_whole_table_through_small_buffers(server: tuple[str, int], size: int) -> None:
     with ExitStack() as stack:
         mine = [stack.enter_context(socket.create_connection(server)) for _ in range(500)]
-        diag = SockDiag(buffer_size=size)
+        diag = TableDiag(buffer_size=size)
         try:
             rows = diag.table(TCP, AF_INET)
         finally:
@@ -243,6 +241,7 @@ def test_without_privilege(server: tuple[str, int], start: Start) -> None:
     code = f"""
 import os, pwd, socket
 from tunowner.backends.base import TableQuery
+from tunowner.backends.linux.sockdiag_table import TableDiag
 from tunowner.backends.linux.table import connections
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 mine = socket.create_server(('127.0.0.1', 0))

@@ -22,6 +22,7 @@ import os
 import socket
 import struct
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from tunowner.backends.linux import netlink
@@ -57,13 +58,6 @@ MAPPED = bytes(10) + b"\xff\xff"
 
 _REQUEST = struct.Struct("=IHHIIBBBBI2s2s16s16sIII")
 _ROW = struct.Struct("=BBBB2s2s16s16sIIIIIIII")
-_TABLE_ROW = struct.Struct("=IHHI4xBB2xHH16s16s4xQ12xII")
-"""A whole message, `struct nlmsghdr` and `struct inet_diag_msg`, without what no table shows."""
-
-
-TableRow = tuple[int, int, int, int, int, int, int, int, bytes, bytes, int, int, int]
-"""Length, kind, flags and sequence of the message; family, state, ports as they are on the wire,
-addresses of 16 bytes, cookie (its halves swapped where bytes are big-endian), uid and inode."""
 
 
 class SocketRow(NamedTuple):
@@ -247,18 +241,6 @@ class SockDiag:
         ends = (ANY4, port, ANY4, 0)
         return [row for family in families for row in self._ask(family, protocol, flags, ends, 0)]
 
-    def table(self, protocol: int, family: int, port: int = 0) -> list[TableRow]:
-        """Return every socket of a family, of one local port if given. 1 us for each.
-
-        A socket that changes its state meanwhile may be told of twice, by the same cookie.
-        """
-        flags = netlink.NLM_F_REQUEST | netlink.NLM_F_DUMP
-
-        def ask(sequence: int) -> bytes:
-            return _request(family, protocol, flags, sequence, (ANY4, port, ANY4, 0), 0)
-
-        return self._put(ask, self._receive_table)
-
     def _ask(
         self,
         family: int,
@@ -267,24 +249,20 @@ class SockDiag:
         ends: tuple[bytes, int, bytes, int],
         interface: int,
     ) -> list[SocketRow]:
-        def ask(sequence: int) -> bytes:
-            return _request(family, protocol, flags, sequence, ends, interface)
-
-        def receive(sequence: int) -> list[SocketRow] | None:
-            return self._receive(sequence, protocol, dump=bool(flags & netlink.NLM_F_DUMP))
-
-        return self._put(ask, receive)
+        request = partial(make_request, family, protocol, flags, ends, interface)
+        dump = bool(flags & netlink.NLM_F_DUMP)
+        return self._put(request, partial(self._receive, protocol, dump=dump))
 
     def _put(
-        self, ask: Callable[[int], bytes], receive: Callable[[int], list[T] | None]
+        self, request: Callable[[int], bytes], receive: Callable[[int], list[T] | None]
     ) -> list[T]:
         """Put a question until the answer is whole; `receive` returns None when it has holes."""
         for _ in range(ATTEMPTS):
             sequence = self._next_sequence()
             try:
-                self._socket.send(ask(sequence))
+                self._socket.send(request(sequence))
                 rows = receive(sequence)
-            except _NoSuchSocket:
+            except NoSuchSocketError:
                 return []
             except OSError as error:
                 if error.errno not in _PASSING:
@@ -295,13 +273,13 @@ class SockDiag:
             self._reopen()
         raise OSError(errno.EIO, "sock_diag gave no whole answer")
 
-    def _receive(self, sequence: int, protocol: int, *, dump: bool) -> list[SocketRow] | None:
+    def _receive(self, protocol: int, sequence: int, *, dump: bool) -> list[SocketRow] | None:
         """Collect one answer; None when it has holes and must be asked for again."""
         rows: list[SocketRow] = []
         for data, reply in self._replies(sequence):
             code = netlink.error_number(data, reply)
             if code:
-                raise _failure(code)
+                raise failure(code)
             if reply.flags & netlink.NLM_F_DUMP_INTR:
                 return None
             if reply.kind == netlink.NLMSG_DONE:
@@ -313,23 +291,6 @@ class SockDiag:
             if not dump:
                 return rows
         return None
-
-    def _receive_table(self, sequence: int) -> list[TableRow] | None:
-        """As `_receive` for a dump, with as little work for each row as there can be."""
-        rows: list[TableRow] = []
-        while True:
-            length = self._socket.recv_into(self._buffer, 0, MSG_DONTWAIT | MSG_TRUNC)
-            if length > len(self._buffer):
-                self._buffer = bytearray(min(2 * length, LARGEST_BUFFER))
-                return None
-            at = _add_table_rows(rows, self._buffer, length, sequence)
-            rest = memoryview(self._buffer)[at:length]
-            for reply in netlink.iter_messages(rest):
-                code = netlink.error_number(rest, reply)
-                if code:
-                    raise _failure(code)
-                done = reply.kind == netlink.NLMSG_DONE and reply.sequence == sequence
-                return rows if done and not reply.flags & netlink.NLM_F_DUMP_INTR else None
 
     def _replies(self, sequence: int) -> Iterator[tuple[memoryview, netlink.Message]]:
         """Yield the messages that answer `sequence`; end early when a datagram was cut."""
@@ -374,21 +335,7 @@ class SockDiag:
                 )
 
 
-def _add_table_rows(rows: list[TableRow], buffer: bytearray, length: int, sequence: int) -> int:
-    """Append the plain rows at the start of a datagram and return where they end."""
-    unpack, size = _TABLE_ROW.unpack_from, _TABLE_ROW.size
-    plain = (SOCK_DIAG_BY_FAMILY, netlink.NLM_F_MULTI, sequence)
-    at = 0
-    while at + size <= length:
-        row: TableRow = unpack(buffer, at)
-        if row[1:4] != plain or not size <= row[0] <= length - at:
-            return at
-        rows.append(row)
-        at += (row[0] + 3) & ~3
-    return at
-
-
-class _NoSuchSocket(Exception):  # noqa: N818 - an answer, not an error
+class NoSuchSocketError(Exception):
     """ENOENT, kept apart from the other errors."""
 
 
@@ -396,8 +343,8 @@ _PASSING = (errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.EBUSY)
 """Reasons to ask again: nothing queued, overrun, or the rest of an earlier dump in the way."""
 
 
-def _failure(code: int) -> Exception:
-    return _NoSuchSocket() if code == errno.ENOENT else OSError(code, os.strerror(code))
+def failure(code: int) -> Exception:
+    return NoSuchSocketError() if code == errno.ENOENT else OSError(code, os.strerror(code))
 
 
 def _connect() -> socket.socket:
@@ -410,26 +357,18 @@ def _families(flow: FlowKey) -> tuple[int, ...]:
     return (AF_INET, AF_INET6) if len(flow.local) == 4 else (AF_INET6,)
 
 
-def _request(
+def make_request(
     family: int,
     protocol: int,
     flags: int,
-    sequence: int,
     ends: tuple[bytes, int, bytes, int],
     interface: int,
+    sequence: int,
 ) -> bytes:
     source, sport, target, dport = ends
     return _REQUEST.pack(
-        _REQUEST.size,
-        SOCK_DIAG_BY_FAMILY,
-        flags,
-        sequence,
-        0,
-        family,
-        protocol,
-        0,
-        0,
-        ALL_STATES,
+        *(_REQUEST.size, SOCK_DIAG_BY_FAMILY, flags, sequence, 0),
+        *(family, protocol, 0, 0, ALL_STATES),
         sport.to_bytes(2, "big"),
         dport.to_bytes(2, "big"),
         source,

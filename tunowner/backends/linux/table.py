@@ -20,15 +20,8 @@ from tunowner.backends.base import TableQuery
 from tunowner.backends.linux.owners import LAUNCHERS
 from tunowner.backends.linux.process import OpenProcess
 from tunowner.backends.linux.procfs import UserNames, owner_of, pids
-from tunowner.backends.linux.sockdiag import (
-    AF_INET,
-    AF_INET6,
-    CLOSE_WAIT,
-    ESTABLISHED,
-    SYN_RECV,
-    SockDiag,
-    TableRow,
-)
+from tunowner.backends.linux.sockdiag import AF_INET, AF_INET6, CLOSE_WAIT, ESTABLISHED, SYN_RECV
+from tunowner.backends.linux.sockdiag_table import TableDiag, TableRow
 from tunowner.core.model import TCP, Connection, Grade, SocketHolder
 from tunowner.errors import BackendError
 
@@ -272,7 +265,7 @@ def _swapped(cookie: int) -> int:
 
 def _dump(query: TableQuery) -> list[_Group]:
     """Ask for every socket. One that changed its state meanwhile is told of once, as it is now."""
-    diag = SockDiag(buffer_size=BUFFER)
+    diag = TableDiag(buffer_size=BUFFER)
     try:
         diag.self_check()
         return [
