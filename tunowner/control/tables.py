@@ -6,6 +6,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING
 
+from tunowner.app.sockets import address_text
 from tunowner.control.render import clean
 from tunowner.core.model import PROTOCOL_NAMES
 
@@ -106,10 +107,17 @@ def sockets_table(rows: Sequence[Connection]) -> Iterator[str]:
         ).rstrip()
 
 
+def _end(address: bytes, port: int) -> str:
+    text = address_text(address)
+    return f"{text}:{port}" if len(address) == 4 else f"[{text}]:{port}"
+
+
 def _cells(row: Connection) -> tuple[str, ...]:
     """Word a row. Several holders are told by their number; without one the grade says why."""
     process = row.process
-    socket = (PROTOCOL_NAMES[row.protocol], _state(row) or "-", row.source, row.destination)
+    remote = _end(row.remote, row.remote_port) if row.remote_port else "*"
+    local = _end(row.local, row.local_port)
+    socket = (PROTOCOL_NAMES[row.protocol], _state(row) or "-", local, remote)
     if process is None:
         return (*socket, clean("-" if row.uid is None else row.uid), "-", f"({row.grade})", "")
     more = f" +{len(row.holders) - 1}" if len(row.holders) > 1 else ""
