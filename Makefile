@@ -23,7 +23,7 @@ lint: .venv/dev
 	$(BIN)/mypy --platform win32
 
 bpf:  ## compile the eBPF program again; commit the object with its source (needs clang-14 and llvm-14)
-	.ci/build-bpf tunowner/backends/linux/bpf/owner.bpf.o
+	.ci/build-bpf $(CURDIR)/tunowner/backends/linux/bpf/owner.bpf.o
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

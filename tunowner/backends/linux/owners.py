@@ -93,11 +93,11 @@ class LinuxOwners:
     def quick(self, flow: FlowKey) -> Owner | None:
         names = KnownNames(self._users)
         witness = self._near_witness
-        answer = _Answer(self._memory, names)
         try:
             noted = self._noted(flow, self._near, witness, names)
             if noted is not None:
                 return None if names.missed else noted
+            answer = _Answer(self._memory, names)
             answer.rows = _living(self._near.sockets(flow, self.interface))
         except OSError:
             return None

@@ -109,13 +109,14 @@ struct user {
     u32 device, pid, uid, exec;
     char comm[16];
 };
-/* One socket. `last` connected it or sent by address. `fd` is the number that the creator's table
- * was about to give, -1 unknown: where to look first. `seal` repeats the cookie: an entry of an
- * LRU map may be given to another key while it is being copied out. */
+/* One socket. `last` connected it or sent by address. Mostly that is the creator: then `by_creator`
+ * is set and of `last` only the time, which costs no new entry. `fd` is the number that the
+ * creator's table was about to give, -1 unknown: where to look first. `seal` repeats the cookie: an
+ * entry of an LRU map may be given to another key while it is being copied out. */
 struct record {
     u64 cookie, netns;
     s32 fd;
-    u32 unused;
+    u32 by_creator;
     struct user creator, last;
     u64 seal;
 };
@@ -181,20 +182,27 @@ INLINE int same_program(const struct user *one, const struct user *other)
     return one->pid == other->pid && one->start == other->start && one->exec == other->exec;
 }
 
+INLINE u32 effective_user(void)
+{
+    if (!reads_tasks)
+        return get_current_uid_gid(); /* the real one */
+    struct task_struct *task = (void *)get_current_task();
+    struct cred *cred = READ(task, cred);
+    return READ(cred, euid.val);
+}
+
 INLINE void describe(struct user *user)
 {
-    user->uid = get_current_uid_gid();
+    user->uid = effective_user();
     get_current_comm(user->comm, sizeof(user->comm));
     if (reads_tasks) {
         struct task_struct *task = (void *)get_current_task();
-        struct cred *cred = READ(task, cred);
         struct mm_struct *mm = READ(task, mm);
         struct file *file = READ(mm, exe_file);
         struct inode *inode = READ(file, f_inode);
         struct super_block *super = READ(inode, i_sb);
         user->inode = READ(inode, i_ino);
         user->device = READ(super, s_dev);
-        user->uid = READ(cred, euid.val);
     }
 }
 
@@ -273,7 +281,7 @@ static __attribute__((noinline)) int note_left(struct sock *sock, u64 cookie, u6
     struct use use = {.cookie = cookie};
     struct user closer = {};
 
-    if (!record || !record->last.pid)
+    if (!record || !(record->by_creator || record->last.pid))
         return 0;
     flow.remote_port = __builtin_bswap16(READ(sock, __sk_common.skc_dport));
     /* not skc_num, which a reset clears (__inet_put_port() in net/ipv4/inet_hashtables.c) */
@@ -287,7 +295,7 @@ static __attribute__((noinline)) int note_left(struct sock *sock, u64 cookie, u6
         probe_read_kernel(&flow.remote, 16, &sock->__sk_common.skc_v6_daddr);
         probe_read_kernel(&use.local, 16, &sock->__sk_common.skc_v6_rcv_saddr);
     }
-    use.user = record->last;
+    use.user = record->by_creator ? record->creator : record->last;
     use.user.time = ktime_get_boot_ns();
     identify(&closer);
     use.kind = same_program(&closer, &use.user) ? LEFT : LEFT_BY_ANOTHER;
@@ -303,42 +311,48 @@ static __attribute__((noinline)) int note_last(u64 cookie, u64 netns, const stru
         record = *known;
     record.cookie = record.seal = cookie;
     record.netns = netns;
+    record.by_creator = 0;
     record.last = *user;
     map_update(&sockets, &cookie, &record, BPF_ANY);
     return 0;
 }
 
 /* Note the program that runs now as the last user of the socket. */
-INLINE void used(struct user *user, u64 cookie, u64 netns)
+INLINE void used(struct bpf_sock_addr *context, struct user *user, u64 cookie)
 {
     struct record *known = map_lookup(&sockets, &cookie);
 
-    if (known && same_program(&known->last, user)) {
+    if (known && !known->by_creator && same_program(&known->last, user)) {
         known->last.time = user->time;
         return;
     }
+    if (known && (known->by_creator || !known->last.pid) &&
+        same_program(&known->creator, user) && known->creator.uid == effective_user()) {
+        known->last.time = user->time;
+        known->by_creator = 1;
+        return;
+    }
+    if (of_kernel(context))
+        return;
     describe(user);
-    note_last(cookie, netns, user);
+    note_last(cookie, get_netns_cookie(context), user);
 }
 
 INLINE int connects(struct bpf_sock_addr *context)
 {
-    u64 cookie = get_socket_cookie(context), netns = get_netns_cookie(context);
+    u64 cookie = get_socket_cookie(context);
     struct user user = {.time = ktime_get_boot_ns()};
 
-    if (of_kernel(context))
-        return 1;
     if (reads_tasks && context->protocol == IPPROTO_UDP)
-        note_left(READ((struct bpf_sock_addr_kern *)context, sk), cookie, netns, IPPROTO_UDP);
+        note_left(READ((struct bpf_sock_addr_kern *)context, sk), cookie,
+                  get_netns_cookie(context), IPPROTO_UDP);
     identify(&user);
-    used(&user, cookie, netns);
+    used(context, &user, cookie);
     return 1;
 }
 
 INLINE int sends(struct bpf_sock_addr *context, struct flow *flow, struct use *use)
 {
-    if (of_kernel(context))
-        return 1;
     flow->netns = get_netns_cookie(context);
     flow->protocol = context->protocol;
     flow->remote_port = __builtin_bswap16(context->user_port);
@@ -346,7 +360,7 @@ INLINE int sends(struct bpf_sock_addr *context, struct flow *flow, struct use *u
     use->kind = SENT;
     use->user.time = ktime_get_boot_ns();
     identify(&use->user);
-    used(&use->user, use->cookie, flow->netns);
+    used(context, &use->user, use->cookie);
 
     struct entry *known = map_lookup(&flows, flow);
     if (known && known->now.cookie == use->cookie && known->now.kind == SENT &&
@@ -354,6 +368,8 @@ INLINE int sends(struct bpf_sock_addr *context, struct flow *flow, struct use *u
         known->now.user.time = use->user.time; /* the same again: most datagrams by far */
         return 1;
     }
+    if (of_kernel(context))
+        return 1;
     describe(&use->user);
     note_use(flow, use);
     return 1;

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tunowner.backends.linux.procfs import Names
 
 OPEN = 64
-"""Directories of processes that are kept open."""
+"""Programs whose process is remembered, its directory open."""
 SEEN = 1024
 """Programs whose path is remembered."""
 _MINOR_BITS = 20
@@ -24,11 +24,11 @@ _MINOR_BITS = 20
 
 
 class Seen(NamedTuple):
-    """A program's path, and the text of /proc/PID/exe that it was made of."""
+    """A process that runs the program of a note: the text of /proc/PID/exe, and what was made of it."""
 
+    directory: ProcessDir
     link: bytes
-    path: str | None
-    deleted: bool
+    process: Process
 
 
 class Programs:
@@ -39,25 +39,17 @@ class Programs:
 
     def __init__(self, clock: BootClock) -> None:
         self._clock = clock
-        self._open: Lru[tuple[int, int], ProcessDir] = Lru(OPEN)
-        self._seen: Lru[tuple[int, int, int], Seen] = Lru(SEEN)
+        self._seen: Lru[tuple[int, int, int], Seen] = Lru(OPEN)
         self._paths: Lru[tuple[int, int], str] = Lru(SEEN)
 
     def clear(self) -> None:
-        self._open.clear()
+        self._seen.clear()
 
     def process(self, user: User) -> ProcessDir | None:
         """Return the process of the note, None when it has gone. Reads of it fail once it does."""
-        key = (user.pid, user.start)
-        process = self._open.get(key)
-        if process is not None:
-            return process
-        process = ProcessDir.open(user.pid)
-        if process is None or not self._was_there(process, user):
-            return None
-        if user.start:
-            self._open.put(key, process)
-        return process
+        seen = self._seen.get(user.program)
+        directory = ProcessDir.open(user.pid) if seen is None else seen.directory
+        return directory if directory and self._was_there(directory, user) else None
 
     def _was_there(self, process: ProcessDir, user: User) -> bool:
         """Whether it is the very process. Without BTF: it started before, so it had the pid then.
@@ -68,42 +60,57 @@ class Programs:
             return process.start == self._clock.ticks(user.start)
         return process.start < self._clock.ticks(user.time)
 
-    def running(self, user: User, process: ProcessDir) -> Seen | None:
-        """Return the program if `process` has not replaced it since; None when it has, or is gone."""
-        link = process.link(b"exe")
-        seen = self._seen.get(user.program)
-        if seen is not None and seen.link == link:
-            return seen
-        path, deleted = process.executable()
-        if link is None or not _runs(process, user):  # after the reads, which it vouches for
+    def _look(self, user: User, names: Names) -> Seen | None:
+        """Look up the process; None when it has gone or replaced its program since."""
+        directory = self.process(user)
+        if directory is None:
             return None
-        seen = Seen(link, path, deleted)
+        link, (path, deleted) = directory.link(b"exe"), directory.executable()
+        if link is None or not _runs(directory, user):  # after the reads, which it vouches for
+            return None
+        process = Process(user.pid, directory.start, path, user.uid, names.name(user.uid), deleted)
+        seen = Seen(directory, link, process)
         if user.inode:  # otherwise the next program of this process could not be told from this
             self._seen.put(user.program, seen)
             if path is not None and not deleted:
                 self._paths.put((user.device, user.inode), path)
         return seen
 
+    def _running(self, user: User, names: Names) -> Seen | None:
+        """As `_look`, by a single read for a program that was looked up before."""
+        seen = self._seen.get(user.program)
+        if seen is not None and seen.directory.link(b"exe") == seen.link:
+            return seen
+        return self._look(user, names)
+
     def opener(self, user: User, names: Names) -> Process | None:
         """Describe the program of the note, be it gone; None when the note does not say enough."""
-        process = self.process(user)
-        seen = None if process is None else self.running(user, process)
-        if process is not None and seen is not None:
-            return _described(user, process.start, seen, names)
+        seen = self._running(user, names)
+        if seen is not None:
+            return self._as_user(user, seen, user.uid, names)
         if not user.start:
             return None
-        gone = Seen(b"", self._path(user), deleted=False)
-        return _described(user, self._clock.ticks(user.start), gone, names)
+        start, path = self._clock.ticks(user.start), self._path(user)
+        return Process(user.pid, start, path, user.uid, names.name(user.uid))
 
     def holder(self, user: User, link: bytes, inode: int, names: Names) -> Process | None:
         """Describe the program of the note if it holds the socket at `link`, as it is now."""
-        process = self.process(user)
-        if process is None or not process.holds(link, inode):
+        seen = self._seen.get(user.program) or self._look(user, names)
+        if seen is None or not seen.directory.holds(link, inode):
             return None
-        seen, uid = self.running(user, process), process.uid()
-        if seen is None or uid is None:
+        if seen.directory.link(b"exe") != seen.link:
             return None
-        return Process(user.pid, process.start, seen.path, uid, names.name(uid), seen.deleted)
+        uid = seen.directory.uid()
+        return None if uid is None else self._as_user(user, seen, uid, names)
+
+    def _as_user(self, user: User, seen: Seen, uid: int, names: Names) -> Process:
+        process = seen.process
+        if process.uid == uid and process.user is not None:
+            return process
+        process = process._replace(uid=uid, user=names.name(uid))
+        if user.inode and process.user is not None:
+            self._seen.put(user.program, seen._replace(process=process))
+        return process
 
     def _path(self, user: User) -> str | None:
         """Find the executable of a process that has gone: the file with the number noted.
@@ -128,10 +135,6 @@ class Programs:
             return False
         now = self._clock.wall_time(user.time)
         return _same_file(user, file.st_dev, file.st_ino) and file.st_ctime_ns <= now
-
-
-def _described(user: User, start: int, seen: Seen, names: Names) -> Process:
-    return Process(user.pid, start, seen.path, user.uid, names.name(user.uid), seen.deleted)
 
 
 def _runs(process: ProcessDir, user: User) -> bool:

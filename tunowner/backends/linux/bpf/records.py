@@ -19,6 +19,8 @@ SENT, LEFT, LEFT_BY_ANOTHER = 1, 2, 3
 """`enum kind`: how a tuple was used."""
 
 USER = struct.Struct("=QQQIIII16s")
+_TIME = 8
+"""The size of `time`, which comes first in a user."""
 RECORD = struct.Struct(f"=QQiI{USER.size}s{USER.size}sQ")
 FLOW = struct.Struct("=Q16sHHI")
 USE = struct.Struct(f"=Q16s{USER.size}sII")
@@ -59,17 +61,18 @@ class User(NamedTuple):
 class Record:
     """One socket. `last` connected it or sent by address; None when none was seen to.
 
-    `descriptor` is where the creator probably got it, negative when unknown.
+    `descriptor` is where the creator probably got it, negative when unknown. `by_creator`: the
+    creator is the last user too.
     """
 
-    __slots__ = ("_creator", "cookie", "descriptor", "last", "netns")
+    __slots__ = ("_creator", "by_creator", "descriptor", "last", "netns")
 
     def __init__(
-        self, cookie: int, netns: int, descriptor: int, creator: bytes, last: User | None
+        self, netns: int, descriptor: int, creator: bytes, last: User | None, *, by_creator: bool
     ) -> None:
-        self.cookie = cookie
         self.netns = netns
         self.descriptor = descriptor
+        self.by_creator = by_creator
         self.last = last
         self._creator = creator
 
@@ -95,10 +98,11 @@ def parse_user(data: bytes) -> User | None:
 
 def parse_record(data: Buffer, cookie: int) -> Record | None:
     """Return the record of `cookie`; None when the entry was given away while it was copied."""
-    found, netns, descriptor, _, creator, last, seal = RECORD.unpack_from(data)
+    found, netns, descriptor, by_creator, creator, last, seal = RECORD.unpack_from(data)
     if found != cookie or seal != cookie:
         return None
-    return Record(cookie, netns, descriptor, creator, parse_user(last))
+    user = parse_user(last[:_TIME] + creator[_TIME:] if by_creator else last)
+    return Record(netns, descriptor, creator, user, by_creator=bool(by_creator))
 
 
 def parse_entry(data: Buffer, key: bytes) -> list[Use]:

@@ -81,11 +81,11 @@ class Witness(NoWitness):
         if row is not None and row.connected:
             return self._connected(flow, row, names, begun)
         if flow.protocol == UDP:
-            return self._used(flow, GONE_FOR if row is None else BESIDE_FOR, names, begun)
+            return self._used(flow, row, names, begun)
         return None
 
     def gone(self, flow: FlowKey, names: Names) -> Owner | None:
-        return self._used(flow, GONE_FOR, names, time.monotonic())
+        return self._used(flow, None, names, time.monotonic())
 
     def last_user(self, row: SocketRow, names: Names) -> Owner | None:
         record = self._reader.socket(row.cookie)
@@ -137,7 +137,7 @@ class Witness(NoWitness):
         last = self._programs.holder(user, link, row.inode, names)
         if last is None:
             return []
-        creator = record.creator
+        creator = None if record.by_creator else record.creator
         if creator is None or creator.process == user.process:
             return [last]
         other = self._programs.holder(creator, link, row.inode, names)
@@ -154,14 +154,18 @@ class Witness(NoWitness):
             and now - use.user.time < HANDOVER
         ]
 
-    def _used(self, flow: FlowKey, limit: int, names: Names, begun: float) -> Owner | None:
-        """Answer by the uses of the tuple itself."""
+    def _used(
+        self, flow: FlowKey, row: SocketRow | None, names: Names, begun: float
+    ) -> Owner | None:
+        """Answer by the uses of the tuple itself; `row` is a socket that may be theirs, or not."""
         uses = [use for use in self._reader.flow(flow) if fits(use, flow)]
-        now = self._reader.now()
-        if not uses or now - uses[0].user.time > limit:
+        if not uses:
             return None
-        first, rest = uses[0], uses[1:]
-        window = HANDOVER + HANDOVER_FACTOR * (now - first.user.time)
+        now, first, rest = self._reader.now(), uses[0], uses[1:]
+        age = now - first.user.time
+        if age > (GONE_FOR if row is None else BESIDE_FOR):
+            return None
+        window = HANDOVER + HANDOVER_FACTOR * age
         rivals = [use.user for use in rest if now - use.user.time < window]
         if rivals or (flow.protocol == UDP and first.kind == LEFT_BY_ANOTHER):
             return self._ambiguous([first.user, *rivals], first.cookie, names, begun)
@@ -169,7 +173,8 @@ class Witness(NoWitness):
         if process is None:
             return None
         detail = "" if process.path else f"{first.user.comm} has exited"
-        return _made((process,), self._socket_user(first), first.cookie, names, begun, detail)
+        uid = row.uid if row and row.cookie == first.cookie else self._socket_user(first)
+        return _made((process,), uid, first.cookie, names, begun, detail)
 
     def _socket_user(self, use: Use) -> int | None:
         record = self._reader.socket(use.cookie)
