@@ -9,20 +9,19 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import psutil
 import pytest
 
+from tests.backends.linux.children import Child, server
 from tests.backends.owner_contract import NOWHERE, Case, OwnerContract
+from tunowner.backends import portable
+from tunowner.backends.base import GateSettings, TableQuery
+from tunowner.backends.portable import PortableBackend, PortableInspector, PortableOwners, Row, fit
 from tunowner.core.model import TCP, UDP, FlowKey, Grade, Process
 from tunowner.errors import BackendError
 
 if sys.platform != "linux":
     pytest.skip("children.py needs Linux", allow_module_level=True)
-psutil = pytest.importorskip("psutil")
-
-from tests.backends.linux.children import Child, server
-from tunowner.backends import portable
-from tunowner.backends.base import GateSettings, TableQuery
-from tunowner.backends.portable import PortableBackend, PortableInspector, PortableOwners, Row, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -203,7 +202,8 @@ class TestBackend:
 
     def test_connections(self, server: tuple[str, int], start: Start) -> None:
         child, (truth,) = start(TCP_CHILD, server)
-        (found,) = PortableBackend().connections(TableQuery((TCP,), truth.local[1]))
+        rows = PortableBackend().connections(TableQuery((TCP,), truth.local[1]))
+        (found,) = [row for row in rows if row.destination == f"{server[0]}:{server[1]}"]
         assert (found.process and found.process.pid, found.status) == (child.pid, "ESTABLISHED")
         assert found.grade is Grade.EXACT
 

@@ -204,10 +204,11 @@ def test_queries(server: tuple[str, int], start: Start) -> None:
     _, (tcp, *_) = start(CLIENTS, server)
     assert {row.protocol for row in connections(TableQuery((UDP,)))} <= {UDP}
     assert {row.protocol for row in connections(TableQuery((TCP,)))} == {TCP}
-    (row,) = connections(TableQuery((TCP,), tcp.local[1]))
-    assert (row.cookie, row.grade) == (tcp.cookie, Grade.EXACT)
-    (row,) = connections(TableQuery((TCP,), tcp.local[1], holders=False))
-    assert (row.cookie, row.holders, row.status) == (tcp.cookie, (), "ESTABLISHED")
+    rows = by_cookie(TableQuery((TCP,), tcp.local[1]))
+    assert {row.local_port for row in rows.values()} == {tcp.local[1]}
+    assert rows[tcp.cookie].grade is Grade.EXACT
+    row = by_cookie(TableQuery((TCP,), tcp.local[1], holders=False))[tcp.cookie]
+    assert (row.holders, row.status) == ((), "ESTABLISHED")
 
 
 def test_a_kernel_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
