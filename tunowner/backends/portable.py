@@ -111,9 +111,8 @@ def _row(found: Any, pid: int | None) -> Row:
     local, local_port = _end(found.laddr, version)
     remote, remote_port = _end(found.raddr, version)
     protocol = TCP if found.type == socket.SOCK_STREAM else UDP
-    status = {"LISTEN": "LISTEN"}.get(found.status, found.status)
     fd = found.fd if found.fd is not None and found.fd >= 0 else None
-    return Row(protocol, version, local, local_port, remote, remote_port, status, pid, fd)
+    return Row(protocol, version, local, local_port, remote, remote_port, found.status, pid, fd)
 
 
 def _end(address: Any, version: int) -> tuple[bytes, int]:
