@@ -5,10 +5,10 @@ RULES ?= rules/default.yaml
 BIN := .venv/bin
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test bench lint clean
+.PHONY: run test bench lint bpf clean
 
 run: .venv/run  ## intercept new flows and print who opened them (Ctrl-C ends it)
-	$(AS_ROOT) $(BIN)/tunowner run --rules $(RULES)
+	$(AS_ROOT) $(BIN)/tunowner run --rules $(RULES) $(RUN_ARGS)
 
 test: .venv/dev  ## all tests; those that need root are run when root, and say so otherwise
 	$(BIN)/pytest $(PYTEST_ARGS)
@@ -21,6 +21,9 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --platform linux
 	$(BIN)/mypy --platform win32 --exclude tunowner/backends/linux/ tunowner
+
+bpf:  ## compile the eBPF program again; commit the object with its source (needs clang-14 and llvm-14)
+	.ci/build-bpf $(CURDIR)/tunowner/backends/linux/bpf/owner.bpf.o
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -12,8 +12,19 @@ thing that comes back is the owner's answer.
 Imports go one way too: control -> app -> backends -> core -> errors (a test walks them).
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from tunowner.app.find import find_process
-from tunowner.core.model import Decision, FlowKey, Grade, Owner, Process
+from tunowner.core.model import (
+    Connection,
+    Decision,
+    FlowKey,
+    Grade,
+    Owner,
+    Process,
+    ProcessDetails,
+)
 from tunowner.errors import (
     BackendError,
     ConfigError,
@@ -23,19 +34,40 @@ from tunowner.errors import (
     TunOwnerError,
 )
 
+if TYPE_CHECKING:
+    from tunowner.app.resolver import OwnerResolver
+    from tunowner.app.resolver_async import AsyncOwnerResolver
+
+_WHEN_USED = {
+    "OwnerResolver": "tunowner.app.resolver",
+    "AsyncOwnerResolver": "tunowner.app.resolver_async",
+}
+"""Where to find what takes long to import (asyncio, 50 ms); `__getattr__` does it when needed."""
+
+
+def __getattr__(name: str) -> object:
+    if name in _WHEN_USED:
+        return getattr(import_module(_WHEN_USED[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncOwnerResolver",
     "BackendError",
     "ConfigError",
+    "Connection",
     "Decision",
     "DeviceClosed",
     "Finding",
     "FlowKey",
     "Grade",
     "Owner",
+    "OwnerResolver",
     "PrivilegeError",
     "Process",
+    "ProcessDetails",
     "TunOwnerError",
     "find_process",
 ]

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.backends.linux.bpf_cgroup import own_cgroup
 from tests.backends.linux.children import Child, packed
+from tunowner.backends.linux.bpf.loader import OwnerMap
 from tunowner.backends.linux.owners import LinuxOwners
 from tunowner.backends.linux.sockdiag import SockDiag
 from tunowner.core.model import TCP, UDP, FlowKey
@@ -106,6 +108,75 @@ def single(fds: int) -> None:
         show("cold: first flow of a process (quick + walk)", timed(lambda: cold(flow), 50))
         psutil_filter(flow)
         opened.close()  # type: ignore[attr-defined]
+
+
+def by_ebpf(sockets: int) -> None:
+    """Lookups by the kernel's notes, with few and with many sockets open; needs root."""
+    with own_cgroup() as cgroup, ExitStack() as stack:
+        source = stack.enter_context(LinuxOwners(interface=1, bpf=OwnerMap(cgroup)))
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
+        few = ebpf_lookups(source, listener, 100)
+        children = [
+            stack.enter_context(Child(MANY, listener_of(stack), sockets // 50)) for _ in range(50)
+        ]
+        told = [(child.pid, truth.flow()) for child in children for truth in child.hear()]
+        many = ebpf_lookups(source, listener, len(told))
+        print(f"  with {len(told)} sockets over 100 sockets: {many / few:.2f} x")
+        flow = random.choice(told)[1]
+        spent = [timed(lambda flow=flow: source.quick(flow), 1)[0] for _, flow in told[::5]]  # type: ignore[misc]
+        show(f"eBPF: owner, any of {len(told)} sockets of 50 processes", spent)
+        for pid, known in told[::7]:
+            owner = source.quick(known)
+            if owner is None or owner.process is None or owner.process.pid != pid:
+                raise SystemExit(f"wrong owner: {owner}")
+        psutil_filter(flow)
+    with own_cgroup() as cgroup:
+        hook_cost(cgroup)
+
+
+def listener_of(stack: ExitStack) -> tuple[str, int]:
+    """Listen once more: the queue of a listener is bounded by net.core.somaxconn."""
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
+    address: tuple[str, int] = listener.getsockname()
+    return address
+
+
+def ebpf_lookups(source: LinuxOwners, listener: socket.socket, open_sockets: int) -> float:
+    """Look new sockets up, each once; return the p50."""
+    opened = connections(listener)
+    _, flow = next(opened)
+    list(source.walk([flow]))
+    spent = new_sockets(source, opened)
+    show(f"eBPF: owner, new TCP socket, {open_sockets} open", spent)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        flows = []
+        for port in range(1, 2001):
+            udp.sendto(b"x", ("127.0.0.9", port))
+            flows.append(flow_of(udp, ("127.0.0.9", port), UDP))
+        sent = [timed(lambda flow=flow: source.quick(flow), 1)[0] for flow in flows]  # type: ignore[misc]
+    show(f"eBPF: owner, UDP sendto, {open_sockets} open", sent)
+    opened.close()  # type: ignore[attr-defined]
+    return sorted(spent)[len(spent) // 2]
+
+
+def hook_cost(cgroup: Path) -> None:
+    """Connect over loopback with the hooks and without, in turns."""
+    spent: dict[bool, list[float]] = {True: [], False: []}
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        for turn in range(20):
+            with ExitStack() as stack:
+                if turn % 2:
+                    stack.enter_context(OwnerMap(cgroup))
+                for _ in range(500):
+                    with socket.socket() as sock:
+                        begun = time.perf_counter()
+                        sock.connect(listener.getsockname())
+                        spent[bool(turn % 2)].append(time.perf_counter() - begun)
+                    listener.accept()[0].close()
+    for hooked, name in ((False, "without"), (True, "with")):
+        show(f"loopback connect() {name} the eBPF hooks", spent[hooked])
+    plain, hooked_p50 = (sorted(spent[key])[2500] for key in (False, True))
+    print(f"  the hooks add {(hooked_p50 - plain) * 1e6:.1f} us, {hooked_p50 / plain - 1:.1%}")
 
 
 def at_random(
@@ -195,6 +266,8 @@ def main() -> None:
         raise SystemExit("measures the Linux backend")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
+    if os.geteuid() == 0:
+        by_ebpf(10_000)
     single(options.fds)
     batch(options.processes, options.sockets)
 

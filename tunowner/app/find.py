@@ -20,15 +20,23 @@ def find_process(protocol: str, ip: str, port: int, remote: tuple[str, int] | No
     `protocol` is "tcp" or "udp"; `ip` is an address of this machine, or "" for any. With `remote`
     (address, port) the one socket of that flow is meant, otherwise whichever is bound there.
     The answer's `grade` says how sure it is; `process` is None where naming one could be wrong.
+    An address of another network namespace is looked up there, if that is allowed.
 
     Raises TunOwnerError for what is no protocol, address or port, and BackendError where this
     system cannot answer at all.
     """
+    check_question(protocol, ip, port, remote)
+    return open_backend().find_process(protocol, ip, port, remote)
+
+
+def check_question(protocol: str, ip: str, port: int, remote: tuple[str, int] | None) -> None:
+    """Raise TunOwnerError for what cannot be asked."""
     if protocol not in PROTOCOLS:
         raise TunOwnerError(f"protocol {protocol!r} is not one of tcp, udp")
     for address, number in ((ip, port), remote or ("", 1)):
         _check(address, number)
-    return open_backend().find_process(protocol, ip, port, remote)
+    if remote is not None and not remote[0]:
+        raise TunOwnerError("the remote end needs an address")
 
 
 def _check(ip: str, port: int) -> None:

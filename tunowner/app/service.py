@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
@@ -15,7 +15,7 @@ from tunowner.app.events import Event, EventMaker, Reporter
 from tunowner.app.loop import PacketLoop
 from tunowner.app.notify import notify
 from tunowner.backends import open_backend
-from tunowner.backends.base import GateSettings
+from tunowner.backends.base import EbpfSettings, GateSettings
 from tunowner.core.engine import Engine
 from tunowner.core.model import DIRECT, DROP, Decision, FlowKey, Owner
 
@@ -38,6 +38,7 @@ class RunOptions:
     rules: tuple[str, ...]
     dry_run: bool = False
     mark_shift: int = 24
+    ebpf: EbpfSettings | None = field(default_factory=EbpfSettings)
 
 
 class Service:
@@ -61,7 +62,8 @@ class Service:
         with _Ending() as ending, ExitStack() as undo:
             undo.callback(self._reporter.stop)
             plane = undo.enter_context(closing(backend.open_data_plane(self._settings(rules))))
-            owners = undo.enter_context(closing(backend.open_owners(plane.interface_index)))
+            found = backend.open_owners(plane.interface_index, self._options.ebpf)
+            owners = undo.enter_context(closing(found))
             deaths = undo.enter_context(closing(backend.open_deaths(tcp=DROP in rules.actions)))
             engine = Engine(partial(decide, rules), dry_run=self._options.dry_run)
             loop = PacketLoop(plane, owners, deaths, engine, self._announce)

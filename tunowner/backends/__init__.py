@@ -17,6 +17,10 @@ def open_backend() -> Backend:
         from tunowner.backends.linux import LinuxBackend  # noqa: PLC0415 - the one platform switch
 
         return LinuxBackend()
+    if sys.platform != "win32":
+        from tunowner.backends.portable import PortableBackend  # noqa: PLC0415 - needs psutil
+
+        return PortableBackend()
     raise BackendError(
         f"there is no backend for {sys.platform} yet", hint="tunowner runs on Linux for now"
     )

@@ -9,10 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from tunowner.core.model import TCP, UDP
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tunowner.core.model import FlowKey, Outbound, Owner
+    from tunowner.core.model import (
+        Connection,
+        FlowKey,
+        Outbound,
+        Owner,
+        Process,
+        ProcessDetails,
+    )
 
 
 class OwnerSource(Protocol):
@@ -34,6 +43,23 @@ class OwnerSource(Protocol):
 
     def close(self) -> None:
         """Give back what is open. Safe to call twice."""
+
+
+class Inspector(Protocol):
+    """Tells more about a process. Reads only what is asked for, and may be asked by any thread.
+
+    The process is meant by its identity (`pid`, `start`) and its path: one that got the pid later,
+    or replaced its program, is never described. Never raises for a process.
+    """
+
+    def process(self, pid: int) -> Process | None:
+        """Return the process that has `pid` now; None when there is none or it is hidden."""
+
+    def details(self, process: Process, *, sha256: bool = False) -> ProcessDetails | None:
+        """Return all that is known, None when it is that process no more.
+
+        `sha256`: hash the executable too, 2 ms for each MB the first time.
+        """
 
 
 class SocketDeaths(Protocol):
@@ -60,6 +86,17 @@ class GateSettings:
     outbounds: tuple[Outbound, ...] = ()
     mark_shift: int = 24
     strict: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EbpfSettings:
+    """Have the kernel note who opens sockets, where it can. It sees all below `cgroup` (a path).
+
+    None is the whole machine; then it is done without where the kernel refuses. A cgroup that is
+    asked for by name and cannot be had is an error.
+    """
+
+    cgroup: str | None = None
 
 
 class DataPlane(Protocol):
@@ -125,14 +162,32 @@ class Check:
     needed: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class TableQuery:
+    """Which part of the connection table is wanted: what a backend can leave out early.
+
+    `port` is the local one, 0 for all. Without `holders` nobody is looked for, which is cheap;
+    the grades mean nothing then.
+    """
+
+    protocols: tuple[int, ...] = (TCP, UDP)
+    port: int = 0
+    holders: bool = True
+
+
 class Backend(Protocol):
     """One operating system."""
 
     def open_data_plane(self, settings: GateSettings) -> DataPlane:
         """Start to intercept. Raises BackendError or PrivilegeError, with nothing changed."""
 
-    def open_owners(self, interface_index: int = 0) -> OwnerSource:
-        """Open the owner look-up. `interface_index`: see DataPlane, 0 where there is none."""
+    def open_owners(
+        self, interface_index: int = 0, ebpf: EbpfSettings | None = None
+    ) -> OwnerSource:
+        """Open the owner look-up. `interface_index`: see DataPlane, 0 where there is none.
+
+        With `ebpf` programs are attached until it is closed; nothing of others is disturbed.
+        """
 
     def open_deaths(self, *, tcp: bool) -> SocketDeaths:
         """Start to listen for UDP sockets that close, with `tcp` for TCP sockets too.
@@ -141,9 +196,26 @@ class Backend(Protocol):
         """
 
     def find_process(
-        self, protocol: str, ip: str, port: int, remote: tuple[str, int] | None
+        self,
+        protocol: str,
+        ip: str,
+        port: int,
+        remote: tuple[str, int] | None,
+        source: OwnerSource | None = None,
     ) -> Owner:
-        """Find who holds a local socket; see `tunowner.find_process`."""
+        """Find who holds a local socket; see `tunowner.find_process`.
+
+        With a `source` of this backend, call it on the thread that walks: it costs less.
+        """
+
+    def open_inspector(self) -> Inspector:
+        """Open what tells more about processes. There is nothing to close."""
+
+    def connections(self, query: TableQuery) -> list[Connection]:
+        """Return the connection table, each socket once with all its holders.
+
+        Raises BackendError when the system does not tell.
+        """
 
     def doctor(self) -> list[Check]:
         """Look what this machine can do. Changes nothing."""

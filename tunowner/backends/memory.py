@@ -10,12 +10,24 @@ from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from tunowner.backends.base import Check, GateSettings
-from tunowner.core.model import BUILTIN_ACTIONS, FlowKey, Grade, Owner
+from tunowner.core.model import (
+    BUILTIN_ACTIONS,
+    TCP,
+    Connection,
+    FlowKey,
+    Grade,
+    Owner,
+    Process,
+    ProcessDetails,
+    SocketHolder,
+)
 from tunowner.core.packet import destination
 from tunowner.errors import DeviceClosed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from tunowner.backends.base import EbpfSettings, OwnerSource, TableQuery
 
 BACKEND = "memory"
 
@@ -61,6 +73,18 @@ class MemoryOwners:
                 return self._answer(flow)
         return Owner(Grade.ABSENT, backend=BACKEND)
 
+    def connections(self, query: TableQuery) -> list[Connection]:
+        """Return a row for each flow, as `Backend.connections` promises."""
+        return [
+            _connection(flow, owner)
+            for flow, owner in self._owners.items()
+            if flow.protocol in query.protocols and query.port in (0, flow.local_port)
+        ]
+
+    def processes(self) -> list[Process]:
+        """Return every process that holds something."""
+        return [process for owner in self._owners.values() for process in owner.candidates]
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -76,6 +100,42 @@ def _fits(flow: FlowKey, protocol: str, ip: str, port: int, remote: tuple[str, i
         return False
     far = (flow.remote, flow.remote_port)
     return remote is None or far == (ip_address(remote[0]).packed, remote[1])
+
+
+def _connection(flow: FlowKey, owner: Owner) -> Connection:
+    return Connection(
+        flow.protocol,
+        4 if len(flow.local) == 4 else 6,
+        flow.local,
+        flow.local_port,
+        flow.remote,
+        flow.remote_port,
+        "ESTABLISHED" if flow.protocol == TCP else "NONE",
+        owner.uid,
+        owner.cookie,
+        owner.grade,
+        tuple(SocketHolder(process) for process in owner.candidates),
+    )
+
+
+class MemoryInspector:
+    """An `Inspector` of the processes that hold the flows; `put` tells more about one."""
+
+    def __init__(self, owners: MemoryOwners) -> None:
+        self._owners = owners
+        self._details: dict[Process, ProcessDetails] = {}
+
+    def put(self, details: ProcessDetails) -> None:
+        self._details[details.process] = details
+
+    def process(self, pid: int) -> Process | None:
+        return next((it for it in self._owners.processes() if it.pid == pid), None)
+
+    def details(self, process: Process, *, sha256: bool = False) -> ProcessDetails | None:
+        if process not in self._owners.processes():
+            return None
+        details = self._details.get(process) or ProcessDetails(process)
+        return details if sha256 else replace(details, sha256=None)
 
 
 class Carried(NamedTuple):
@@ -249,21 +309,37 @@ class MemoryBackend:
         self.plane = plane or MemoryDataPlane()
         self.owners = owners or MemoryOwners()
         self.deaths = MemoryDeaths()
+        self.inspector = MemoryInspector(self.owners)
 
     def open_data_plane(self, settings: GateSettings) -> MemoryDataPlane:
         self.plane.settings = settings
         return self.plane
 
-    def open_owners(self, interface_index: int = 0) -> MemoryOwners:  # noqa: ARG002 - no interface
+    def open_owners(
+        self,
+        interface_index: int = 0,  # noqa: ARG002 - no interface
+        ebpf: EbpfSettings | None = None,  # noqa: ARG002 - no kernel
+    ) -> MemoryOwners:
         return self.owners
 
     def open_deaths(self, *, tcp: bool) -> MemoryDeaths:  # noqa: ARG002 - `put` tells of all
         return self.deaths
 
     def find_process(
-        self, protocol: str, ip: str, port: int, remote: tuple[str, int] | None
+        self,
+        protocol: str,
+        ip: str,
+        port: int,
+        remote: tuple[str, int] | None,
+        source: OwnerSource | None = None,  # noqa: ARG002 - there is only one
     ) -> Owner:
         return self.owners.find(protocol, ip, port, remote)
+
+    def open_inspector(self) -> MemoryInspector:
+        return self.inspector
+
+    def connections(self, query: TableQuery) -> list[Connection]:
+        return self.owners.connections(query)
 
     def doctor(self) -> list[Check]:
         return [Check(BACKEND, ok=True, detail="flows and owners live in memory")]

@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import suppress
 from io import TextIOWrapper
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import click
@@ -19,10 +17,7 @@ from tunowner.control import render
 from tunowner.errors import ConfigError, TunOwnerError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tunowner.app.events import Event
-    from tunowner.core.model import Owner
 
 # ruff: noqa: PLC0415 - each command imports what it uses, where it uses it: start-up is counted
 
@@ -75,36 +70,79 @@ def cli() -> None:
     show_default=True,
     help="Which byte of the fwmark is ours, from the right.",
 )
+@click.option("--no-ebpf", is_flag=True, help="Find owners through /proc alone.")
+@click.option("--cgroup", hidden=True, help="Attach the eBPF programs to this cgroup directory.")
 @_JSON
-def run(rules: tuple[str, ...], *, dry_run: bool, mark_byte: int, as_json: bool) -> None:
+def run(
+    rules: tuple[str, ...],
+    *,
+    dry_run: bool,
+    mark_byte: int,
+    no_ebpf: bool,
+    cgroup: str | None,
+    as_json: bool,
+) -> None:
     """Intercept new flows and act on the rules, until Ctrl-C or SIGTERM."""
     from tunowner.app.service import RunOptions, Service
+    from tunowner.backends.base import EbpfSettings
 
     write = _write_json if as_json else _write_line
-    Service(RunOptions(rules, dry_run, mark_byte * 8), write).run()
+    ebpf = None if no_ebpf else EbpfSettings(cgroup)
+    Service(RunOptions(rules, dry_run, mark_byte * 8, ebpf), write).run()
 
 
 @cli.command()
-@click.argument("words", nargs=-1, required=True, metavar="[tcp|udp] LOCAL [REMOTE]")
+@click.argument("words", nargs=-1, metavar="[tcp|udp] LOCAL [REMOTE]")
+@click.option("--pid", type=click.IntRange(1), help="Tell of a process and its sockets instead.")
+@click.option("--tcp", "protocol", flag_value="tcp", help="As the word tcp.")
+@click.option("--udp", "protocol", flag_value="udp", help="As the word udp.")
+@click.option("--hash", "sha256", is_flag=True, help="Hash the executable too (SHA-256).")
 @_JSON
-def who(words: tuple[str, ...], *, as_json: bool) -> None:
+def who(
+    words: tuple[str, ...], *, pid: int | None, protocol: str | None, sha256: bool, as_json: bool
+) -> None:
     """Name the owner of a socket: who tcp 127.0.0.1:41234, who :5353, who udp [::1]:53.
 
     Without a protocol both are tried. Exits with 1 when nothing holds the socket.
     """
-    from tunowner.app.find import PROTOCOLS, find_process
+    from tunowner.control import answers
 
-    protocols: Sequence[str] = PROTOCOLS
-    if words[0] in PROTOCOLS:
-        protocols, words = words[:1], words[1:]
-    if not 1 <= len(words) <= 2:
-        raise click.UsageError("give LOCAL, and REMOTE if you like, each as ADDRESS:PORT")
-    local, remote = _endpoint(words[0]), _endpoint(words[1]) if len(words) == 2 else None
-    answers = {name: find_process(name, *local, remote) for name in protocols}
-    found = {name: owner for name, owner in answers.items() if owner.candidates}
-    for name, owner in (found or answers).items():
-        _print_owner(" ".join((name, *words)), owner, as_json=as_json)
+    if pid is not None:
+        if words or protocol:
+            raise click.UsageError("give --pid or a socket, not both")
+        found = answers.tell_process(pid, sha256=sha256, as_json=as_json)
+    else:
+        question = answers.question(words, protocol)
+        found = answers.tell_socket(question, sha256=sha256, as_json=as_json)
     sys.exit(0 if found else 1)
+
+
+@cli.command()
+@click.option("--tcp", is_flag=True, help="TCP sockets; with --udp both, which is the default.")
+@click.option("--udp", is_flag=True, help="UDP sockets.")
+@click.option("--listening", is_flag=True, help="Only those that wait for anybody.")
+@click.option("--pid", type=click.IntRange(1), help="Only those that this process holds.")
+@click.option("--app", metavar="APP", help="Only of an app: a name, a path, a folder/, re:...")
+@click.option("--port", type=click.IntRange(1, 65535), help="Only with this port at either end.")
+@click.option("--state", metavar="STATE", help="Only in this TCP state, such as ESTABLISHED.")
+@_JSON
+def sockets(
+    *,
+    tcp: bool,
+    udp: bool,
+    listening: bool,
+    pid: int | None,
+    app: str | None,
+    port: int | None,
+    state: str | None,
+    as_json: bool,
+) -> None:
+    """List TCP and UDP sockets with their owners; with --json one JSON object in each line."""
+    from tunowner.app.sockets import Wanted
+    from tunowner.control import answers
+
+    protocols = answers.protocol_numbers(tcp=tcp, udp=udp)
+    answers.tell_table(Wanted(protocols, listening, pid, app, port, state), as_json=as_json)
 
 
 @cli.command()
@@ -147,35 +185,6 @@ def doctor(*, as_json: bool) -> None:
             if not check.ok:
                 click.echo(f"      {check.hint}")
     sys.exit(0 if all(check.ok for check in checks if check.needed) else 1)
-
-
-def _endpoint(text: str) -> tuple[str, int]:
-    address, _, port = text.rpartition(":")
-    bare = address[1:-1] if address.startswith("[") and address.endswith("]") else address
-    host = "" if bare == "*" else bare
-    if not (_is_address(host) and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536):
-        raise click.UsageError(
-            f"{text!r} is not ADDRESS:PORT: an IP address (IPv6 in brackets), a port in 1..65535"
-        )
-    return host, int(port)
-
-
-def _is_address(text: str) -> bool:
-    """Whether `text` is an IP address, or nothing, which stands for any. No name is looked up."""
-    with suppress(ValueError):
-        return not text or bool(ip_address(text))
-    return False
-
-
-def _print_owner(title: str, owner: Owner, *, as_json: bool) -> None:
-    if not as_json:
-        click.echo(render.owner_block(title, owner))
-        return
-    from tunowner.app.events import owner_fields
-
-    socket, *details = title.split()
-    fields = {"proto": socket, "local": details[0], "owner": owner_fields(owner)}
-    _write_json(fields | {"backend": owner.backend, "lookup_us": owner.lookup_us})
 
 
 def _finding_fields(finding: object) -> dict[str, object]:

@@ -21,10 +21,19 @@ BUILTIN_ACTIONS = (DIRECT, BLOCK, DROP)
 """Actions that need no outbound; every other action is the name of an outbound."""
 
 
+_MAPPED = bytes(10) + b"\xff\xff"
+
+
 def endpoint(address: bytes, port: int) -> str:
-    """Return `1.2.3.4:80` or `[2001:db8::1]:80` for a packed address (4 or 16 bytes)."""
-    text = str(ip_address(address))
-    return f"[{text}]:{port}" if len(address) == 16 else f"{text}:{port}"
+    """Return `1.2.3.4:80` or `[2001:db8::1]:80` for a packed address (4 or 16 bytes).
+
+    A v4-mapped address is written `::ffff:1.2.3.4` (RFC 5952, 5), which Python does since 3.13.
+    """
+    if len(address) == 4:
+        return f"{ip_address(address)}:{port}"
+    if address.startswith(_MAPPED):
+        return f"[::ffff:{ip_address(address[12:])}]:{port}"
+    return f"[{ip_address(address)}]:{port}"
 
 
 class FlowKey(NamedTuple):
@@ -96,6 +105,85 @@ class Process(NamedTuple):
         if self.path is None:
             return None
         return self.path.replace("\\", "/").rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessDetails:
+    """What is known of a process beyond its path. None is unknown (refused, or gone meanwhile).
+
+    Text that is empty is known to be nothing: no unit, no container, no package. All of it but
+    `file` and `sha256` is what the process or its user may have chosen, so it can be faked.
+    """
+
+    process: Process
+    started_at: float | None = None
+    """Seconds since the epoch."""
+    file: tuple[int, int] | None = None
+    """(device, inode) of the executable that runs, whatever its path leads to now."""
+    command_line: tuple[str, ...] | None = None
+    parents: tuple[Process, ...] = ()
+    """The parent, its parent and so on."""
+    parents_whole: bool = False
+    """Whether `parents` goes back to the first process, and lacks none."""
+    cgroup: str | None = None
+    """Path of the control group (v2)."""
+    unit: str | None = None
+    """The systemd unit, such as `ssh.service`, `session-3.scope` or `user@1000.service`."""
+    user_unit: str | None = None
+    """The unit of the user's own systemd, such as `app-firefox-812.scope`."""
+    slice: str | None = None
+    """The systemd slice, such as `system.slice`."""
+    container: str | None = None
+    """`docker:ID`, `podman:ID`, `containerd:ID`, `crio:ID`, `lxc:NAME`, `nspawn:NAME`."""
+    package: str | None = None
+    """`deb:NAME`, `flatpak:ID`, `snap:NAME` or `appimage:PATH`."""
+    sha256: str | None = None
+    """Of the executable; only when asked for."""
+
+
+class SocketHolder(NamedTuple):
+    """A process that holds a socket, by descriptor `fd` (None: only a thread of it does).
+
+    `uids` are the real, effective, saved and file system user (proc(5), status).
+    """
+
+    process: Process
+    fd: int | None = None
+    uids: tuple[int, ...] = ()
+
+
+class Connection(NamedTuple):
+    """One row of the connection table: a socket and who holds it, the primary holder first.
+
+    `version` is 4 or 6, that of the socket: a v4-mapped address belongs to version 6. `status` is
+    the TCP state by its name in RFC 9293 (`ESTABLISHED`, `LISTEN`, ...), `NONE` for UDP. `uid` is
+    the socket's own. `cookie` as in Owner.
+    """
+
+    protocol: int
+    version: int
+    local: bytes
+    local_port: int
+    remote: bytes
+    remote_port: int
+    status: str = "NONE"
+    uid: int | None = None
+    cookie: int | None = None
+    grade: Grade = Grade.ABSENT
+    holders: tuple[SocketHolder, ...] = ()
+
+    @property
+    def process(self) -> Process | None:
+        return self.holders[0].process if self.holders else None
+
+    @property
+    def source(self) -> str:
+        return endpoint(self.local, self.local_port)
+
+    @property
+    def destination(self) -> str:
+        """The other end, `*` where there is none."""
+        return endpoint(self.remote, self.remote_port) if self.remote_port else "*"
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,7 +216,7 @@ class TestKernel:
                 sock.bind(("127.0.0.1", 0))
             ends = (PEER, 9, LOOPBACK, first.getsockname()[1])
             for _ in range(3):  # asked and never read
-                diag._socket.send(sockdiag._request(2, UDP, 1, 12345, ends, 0))
+                diag._socket.send(sockdiag.make_request(2, UDP, 1, ends, 0, 12345))
             found = diag.exact(FlowKey(UDP, LOOPBACK, second.getsockname()[1], PEER, 9))
             assert found is not None
             assert found.inode == inode(second)
@@ -224,7 +224,9 @@ class TestKernel:
     def test_an_unfinished_dump_does_not_disturb_the_next_question(self, diag: SockDiag) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind(("127.0.0.1", 0))
-            diag._socket.send(sockdiag._request(2, UDP, 0x301, 777, (bytes(4), 0, bytes(4), 0), 0))
+            diag._socket.send(
+                sockdiag.make_request(2, UDP, 0x301, (bytes(4), 0, bytes(4), 0), 0, 777)
+            )
             assert inode(sock) in {found.inode for found in diag.dump(UDP, sock.getsockname()[1])}
 
     def test_a_closed_socket_raises_oserror(self) -> None:

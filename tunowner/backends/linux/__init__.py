@@ -8,8 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tunowner.backends.base import Check, DataPlane, GateSettings, OwnerSource, SocketDeaths
-    from tunowner.core.model import Owner
+    from tunowner.backends.base import (
+        Check,
+        DataPlane,
+        EbpfSettings,
+        GateSettings,
+        Inspector,
+        OwnerSource,
+        SocketDeaths,
+        TableQuery,
+    )
+    from tunowner.core.model import Connection, Owner
 
 # ruff: noqa: PLC0415
 
@@ -22,10 +31,16 @@ class LinuxBackend:
 
         return open_gate(settings)
 
-    def open_owners(self, interface_index: int = 0) -> OwnerSource:
+    def open_owners(
+        self, interface_index: int = 0, ebpf: EbpfSettings | None = None
+    ) -> OwnerSource:
         from tunowner.backends.linux.owners import LinuxOwners
 
-        return LinuxOwners(interface=interface_index)
+        if ebpf is None:
+            return LinuxOwners(interface=interface_index)
+        from tunowner.backends.linux.bpf.loader import open_map
+
+        return LinuxOwners(interface=interface_index, bpf=open_map(ebpf.cgroup))
 
     def open_deaths(self, *, tcp: bool) -> SocketDeaths:
         from tunowner.backends.linux.deaths import Deaths
@@ -33,11 +48,28 @@ class LinuxBackend:
         return Deaths(tcp=tcp)
 
     def find_process(
-        self, protocol: str, ip: str, port: int, remote: tuple[str, int] | None
+        self,
+        protocol: str,
+        ip: str,
+        port: int,
+        remote: tuple[str, int] | None,
+        source: OwnerSource | None = None,
     ) -> Owner:
-        from tunowner.backends.linux.owners import find_process
+        from tunowner.backends.linux.namespaces import find_anywhere
+        from tunowner.backends.linux.owners import LinuxOwners
 
-        return find_process(protocol, ip, port, remote)
+        own = source if isinstance(source, LinuxOwners) else None
+        return find_anywhere(protocol, ip, port, remote, source=own)
+
+    def open_inspector(self) -> Inspector:
+        from tunowner.backends.linux.details import LinuxInspector
+
+        return LinuxInspector()
+
+    def connections(self, query: TableQuery) -> list[Connection]:
+        from tunowner.backends.linux.table import connections
+
+        return connections(query)
 
     def doctor(self) -> list[Check]:
         from tunowner.backends.linux.doctor import checks

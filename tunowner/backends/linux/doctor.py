@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunowner.backends.base import Check
+from tunowner.backends.linux.bpf.loader import OwnerMap, cgroup_root
 from tunowner.backends.linux.gate import nft
 from tunowner.backends.linux.gate.conntrack import Conntrack
 from tunowner.backends.linux.owners import LinuxOwners
@@ -19,7 +20,7 @@ from tunowner.errors import TunOwnerError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_PTRACE": 19, "CAP_BPF": 39}
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_PTRACE": 19}
 """Bit numbers of <linux/capability.h>."""
 _KERNEL = (5, 2)
 """`inet` route and nat chains, nftables release notes."""
@@ -91,22 +92,20 @@ def _works(name: str, attempt: Callable[[], None], detail: str) -> Check:
 
 
 def _cgroup() -> Check:
-    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    found = [fields[1] for fields in mounts if fields[2] == "cgroup2"]
-    hint = "mount -t cgroup2 none /sys/fs/cgroup/unified"
-    detail = found[0] if found else "not mounted"
-    return Check("cgroup v2", bool(found), detail, hint, needed=False)
+    try:
+        return Check("cgroup v2", ok=True, detail=str(cgroup_root()), needed=False)
+    except TunOwnerError as error:
+        return Check("cgroup v2", ok=False, detail=error.what, hint=error.hint, needed=False)
 
 
 def _ebpf() -> Check:
-    if not _effective_capabilities() >> _CAPABILITIES["CAP_BPF"] & 1:
-        hint = "run with sudo; owners are found through /proc meanwhile"
-        return Check("eBPF", ok=False, detail="CAP_BPF is missing", hint=hint, needed=False)
     try:
-        ctypes.CDLL("libbpf.so.1")
-    except OSError:
-        hint = "apt install libbpf1; owners are found through /proc meanwhile"
-        return Check("eBPF", ok=False, detail="no libbpf.so.1", hint=hint, needed=False)
-    has_btf = Path("/sys/kernel/btf/vmlinux").exists()
-    detail = "libbpf.so.1" + ("" if has_btf else ", kernel without BTF")
+        with OwnerMap(attach=False) as loaded:
+            has_btf = loaded.reads_tasks
+    except TunOwnerError as error:
+        hint = "; ".join(filter(None, (error.hint, "owners are found through /proc meanwhile")))
+        return Check("eBPF", ok=False, detail=error.what, hint=hint, needed=False)
+    detail = "owners are noted in the kernel"
+    if not has_btf:
+        detail += ", but for those that have exited: no BTF (CONFIG_DEBUG_INFO_BTF)"
     return Check("eBPF", ok=True, detail=detail, needed=False)

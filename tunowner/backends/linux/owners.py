@@ -1,4 +1,8 @@
-"""The owner of a flow on Linux without eBPF: sock_diag names the socket, /proc who holds it.
+"""The owner of a flow on Linux: sock_diag names the socket, eBPF or /proc who opened or holds it.
+
+Where the kernel's own notes (package `bpf`) name the program for certain, that is the answer, with
+the backend `ebpf`. Everything else is found as follows, with the backend `procfs`; then the notes
+only say where to look first, and which holder to name first.
 
 What each grade means here:
 - `exact` a connected socket, `wildcard` an unconnected one that is the only possible sender;
@@ -9,8 +13,8 @@ What each grade means here:
 - `denied` the same while some process could not be looked at, or sock_diag itself was refused;
 - `uid-only` a holder was seen and had let go of the socket when looked at again.
 
-The primary of several holders is the one named for this socket before, as long as it holds it.
-Otherwise the one that started first, since it opened what the others inherited, but after those
+The primary of several holders is the last that was noted to use the socket, then the one named
+for it before, as long as it holds it. Otherwise the one that started first, since it opened what the others inherited, but after those
 that open sockets only to hand them on (process 1, systemd, inetd).
 """
 
@@ -18,22 +22,20 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from tunowner.backends.linux.bpf.exact import ExactDiag
+from tunowner.backends.linux.bpf.witness import NoWitness
 from tunowner.backends.linux.cgroups import CgroupPids
+from tunowner.backends.linux.fit import fit, packed
 from tunowner.backends.linux.holders import Holder, Memory, Search
 from tunowner.backends.linux.procfs import KnownNames, UserNames, describe
 from tunowner.backends.linux.sockdiag import (
-    ANY4,
-    ANY6,
     CLOSE_WAIT,
     ESTABLISHED,
-    LISTEN,
     SYN_RECV,
     SockDiag,
     SocketRow,
-    unmapped,
 )
 from tunowner.core.model import PROTOCOL_NAMES, TCP, FlowKey, Grade, Owner, Process
 from tunowner.errors import TunOwnerError
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
+    from tunowner.backends.linux.bpf.loader import OwnerMap
     from tunowner.backends.linux.procfs import Names
 
 BACKEND = "procfs"
@@ -55,13 +58,16 @@ class LinuxOwners:
     `interface` is the index of the device that flows are seen on, 0 if unknown. When it is known,
     a socket bound to another device is no candidate, and a missing TCP socket costs 8 us to tell
     instead of a dump (0.5 ms and more). `quick` is for one thread and `walk` for another.
-    Raises BackendError when the kernel cannot look sockets up.
+    `bpf` is closed with it. Raises BackendError when the kernel cannot look sockets up.
     """
 
-    def __init__(self, *, interface: int = 0) -> None:
+    def __init__(self, *, interface: int = 0, bpf: OwnerMap | None = None) -> None:
         self.interface = interface
-        self._near = SockDiag()  # for `quick`
+        self._bpf = bpf
+        self._near = ExactDiag()  # for `quick`
         self._far = SockDiag()  # for `walk`, which runs on another thread
+        self._near_witness = NoWitness() if bpf is None else bpf.witness()
+        self._far_witness = NoWitness() if bpf is None else bpf.witness()
         self._memory = Memory()
         self._users = UserNames()
         self._groups = CgroupPids()
@@ -81,23 +87,47 @@ class LinuxOwners:
         self._near.close()
         self._far.close()
         self._memory.clear()
+        if self._bpf is not None:
+            self._bpf.close()
 
     def quick(self, flow: FlowKey) -> Owner | None:
         names = KnownNames(self._users)
-        answer = _Answer(self._memory, names)
+        witness = self._near_witness
         try:
+            noted = self._noted(flow, self._near, witness, names)
+            if noted is not None:
+                return None if names.missed else noted
+            answer = _Answer(self._memory, names)
             answer.rows = _living(self._near.sockets(flow, self.interface))
         except OSError:
             return None
         if answer.is_final:
-            return answer.owner()
+            return self._final(answer, flow, witness, names)
         for row in answer.rows:
-            holders = self._memory.recall(row.cookie, row.inode)
+            holders = self._recall(row)
             if not holders:
                 return None
             answer.holders[row.inode] = holders
+        answer.prefer(witness)
         owner = answer.owner()
         return owner if owner.candidates and not names.missed else None
+
+    def _noted(
+        self, flow: FlowKey, diag: SockDiag, witness: NoWitness, names: Names
+    ) -> Owner | None:
+        if self._bpf is None:
+            return None
+        return witness.answer(flow, diag.exact(flow, self.interface), names)
+
+    def _recall(self, row: SocketRow) -> tuple[Holder, ...]:
+        """Find who holds a socket without a search: settled before, as noted, by guessing."""
+        noted = () if self._memory.settled(row.cookie) else self._near_witness.holders(row)
+        return noted or self._memory.recall(row.cookie, row.inode)
+
+    @staticmethod
+    def _final(answer: _Answer, flow: FlowKey, witness: NoWitness, names: Names) -> Owner:
+        """Answer where no process holds a socket: by what was noted of a flow that is gone."""
+        return (None if answer.rows else witness.gone(flow, names)) or answer.owner()
 
     def walk(self, flows: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, Owner]]:
         """Answer all `flows` by one search. It does not trust memory, so it sees new holders too."""
@@ -105,13 +135,18 @@ class LinuxOwners:
         for flow in dict.fromkeys(flows):
             answer = _Answer(self._memory, self._users)
             try:
-                answer.rows = _living(self._far.sockets(flow, self.interface))
+                owner = self._noted(flow, self._far, self._far_witness, self._users)
+                if owner is None:
+                    answer.rows = _living(self._far.sockets(flow, self.interface))
             except OSError as error:
                 yield flow, answer.refused(error)
                 continue
-            if answer.is_final:
-                yield flow, answer.owner()
+            if owner is not None:
+                yield flow, owner
+            elif answer.is_final:
+                yield flow, self._final(answer, flow, self._far_witness, self._users)
             else:
+                answer.prefer(self._far_witness)
                 waiting[flow] = answer
         yield from self._search(waiting)
 
@@ -138,7 +173,7 @@ class LinuxOwners:
         for flow, answer in waiting.items():
             for row in answer.rows:
                 flows_of[row.inode].append(flow)
-        search = self._new_search([row for answer in left.values() for row in answer.rows])
+        search = self._new_search(list(left.values()))
         for inode in search.run():
             for flow in flows_of[inode]:
                 answer = left[flow]
@@ -151,19 +186,28 @@ class LinuxOwners:
         for flow, answer in left.items():
             yield flow, self._unresolved(answer, denied=search.denied)
 
-    def _new_search(self, rows: Sequence[SocketRow]) -> Search:
+    def _new_search(self, answers: Sequence[_Answer]) -> Search:
+        rows = [row for answer in answers for row in answer.rows]
+        noted = {pid for answer in answers for pid in answer.preferred}
+        group = self._groups.pids({row.cgroup_id for row in rows}) if rows else ()
         return Search(
             self._memory,
             (row.inode for row in rows),
             users={row.uid for row in rows},
-            likely=self._groups.pids({row.cgroup_id for row in rows}) if rows else (),
+            likely=[*noted, *group],
         )
 
     def _unresolved(self, answer: _Answer, *, denied: bool) -> Owner:
         """Say why a search found no holder: ask the kernel whether the sockets still live."""
         if answer.holders:
             owner = answer.owner()
-            return owner if owner.candidates else answer.without(Grade.UID_ONLY)
+            if owner.candidates:
+                return owner
+        noted = self._far_witness.last_user(answer.rows[0], self._users)
+        if noted is not None and len(answer.rows) == 1:
+            return noted
+        if answer.holders:
+            return answer.without(Grade.UID_ONLY)
         cookies = {row.cookie for row in answer.rows}
         first = answer.rows[0]
         try:
@@ -184,6 +228,11 @@ class _Answer:
         self._begun = time.monotonic()
         self.rows: list[SocketRow] = []
         self.holders: dict[int, tuple[Holder, ...]] = {}
+        self.preferred: frozenset[int] = frozenset()
+
+    def prefer(self, witness: NoWitness) -> None:
+        """Name those first who were noted to use the sockets last."""
+        self.preferred = witness.likely(self.rows)
 
     @property
     def is_final(self) -> bool:
@@ -244,7 +293,12 @@ class _Answer:
                 seen[holder] = described
         if seen:
             before = self._memory.settled(row.cookie)[:1]
-            order = sorted(seen, key=lambda holder: (holder not in before, *_age(seen[holder])))
+
+            def place(holder: Holder) -> tuple[bool, bool, bool, int, int]:
+                unnoted = holder.pid not in self.preferred
+                return unnoted, holder not in before, *_age(seen[holder])
+
+            order = sorted(seen, key=place)
             self._memory.settle(row.cookie, tuple(order))
             return list(dict.fromkeys(seen[holder] for holder in order))
         return []
@@ -301,8 +355,8 @@ def find_process(
     number = {name: value for value, name in PROTOCOL_NAMES.items()}.get(protocol)
     if number is None:
         raise TunOwnerError(f"{protocol!r} is not tcp or udp")
-    local = None if ip in ("", "*") else _packed(ip)
-    far = None if remote is None else (_packed(remote[0]), remote[1])
+    local = None if ip in ("", "*") else packed(ip)
+    far = None if remote is None else (packed(remote[0]), remote[1])
     if source is not None:
         return _find(source, number, local, port, far)
     with LinuxOwners() as own:
@@ -322,30 +376,7 @@ def _find(
     ranked = [
         (place, row)
         for row in source.sockets(protocol, port)
-        if (place := _fit(row, local, remote)) is not None
+        if (place := fit(row, local, remote)) is not None
     ]
     best = min((place for place, _ in ranked), default=None)
     return source.holders([row for place, row in ranked if place == best])
-
-
-def _fit(
-    row: SocketRow, local: bytes | None, remote: tuple[bytes, int] | None
-) -> tuple[bool, bool, int] | None:
-    """How well a socket fits a question for a person: smaller is better, None is not at all."""
-    if remote is not None and (unmapped(row.remote), row.remote_port) != remote:
-        return None
-    bound = unmapped(row.local)
-    wildcard = bound in (ANY4, ANY6)
-    if local is not None and bound != local:
-        covers = len(bound) == len(local) or (bound == ANY6 and not row.v6only)
-        if not wildcard or not covers:
-            return None
-    away = 0 if local is None or bound == local else 1
-    return not row.inode, row.protocol == TCP and row.state != LISTEN, away
-
-
-def _packed(ip: str) -> bytes:
-    try:
-        return unmapped(ip_address(ip).packed)
-    except ValueError:
-        raise TunOwnerError(f"{ip!r} is not an IP address") from None

@@ -11,9 +11,12 @@ import errno
 import importlib
 import os
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from tunowner.core.model import Process
+
+if TYPE_CHECKING:
+    from typing import Self
 
 DELETED = b" (deleted)"
 """Appended to a link's text by d_path() in fs/d_path.c when the file has no name any more."""
@@ -62,19 +65,20 @@ class ProcessDir:
     to the next file opened, so that a late reader would read about another process.
     """
 
-    __slots__ = ("_fd", "parent", "pid", "start")
+    __slots__ = ("_fd", "parent", "pid", "start", "threads")
 
     def __init__(self, pid: int, fd: int) -> None:
         self._fd = fd
         self.pid = pid
         self.start = 0
         self.parent = 0
+        self.threads = 0
 
     def __del__(self) -> None:
         os.close(self._fd)
 
     @classmethod
-    def open(cls, pid: int) -> ProcessDir | None:
+    def open(cls, pid: int) -> Self | None:
         """Open the process that has `pid` now; None when there is none or it is hidden."""
         try:
             opened = cls(pid, os.open(b"/proc/%d" % pid, os.O_RDONLY))
@@ -83,7 +87,7 @@ class ProcessDir:
         stat = opened.stat()
         if stat is None:
             return None
-        opened.start, opened.parent = stat.start, stat.parent
+        opened.start, opened.parent, opened.threads = stat.start, stat.parent, stat.threads
         return opened
 
     def alive(self) -> bool:

@@ -22,7 +22,8 @@ import os
 import socket
 import struct
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from tunowner.backends.linux import netlink
 from tunowner.core.model import PROTOCOL_NAMES, TCP, UDP, FlowKey
@@ -30,6 +31,8 @@ from tunowner.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+T = TypeVar("T")
 
 AF_INET = 2
 AF_INET6 = 10
@@ -246,12 +249,20 @@ class SockDiag:
         ends: tuple[bytes, int, bytes, int],
         interface: int,
     ) -> list[SocketRow]:
+        request = partial(make_request, family, protocol, flags, ends, interface)
+        dump = bool(flags & netlink.NLM_F_DUMP)
+        return self._put(request, partial(self._receive, protocol, dump=dump))
+
+    def _put(
+        self, request: Callable[[int], bytes], receive: Callable[[int], list[T] | None]
+    ) -> list[T]:
+        """Put a question until the answer is whole; `receive` returns None when it has holes."""
         for _ in range(ATTEMPTS):
             sequence = self._next_sequence()
             try:
-                self._socket.send(_request(family, protocol, flags, sequence, ends, interface))
-                rows = self._receive(sequence, protocol, dump=bool(flags & netlink.NLM_F_DUMP))
-            except _NoSuchSocket:
+                self._socket.send(request(sequence))
+                rows = receive(sequence)
+            except NoSuchSocketError:
                 return []
             except OSError as error:
                 if error.errno not in _PASSING:
@@ -262,13 +273,13 @@ class SockDiag:
             self._reopen()
         raise OSError(errno.EIO, "sock_diag gave no whole answer")
 
-    def _receive(self, sequence: int, protocol: int, *, dump: bool) -> list[SocketRow] | None:
+    def _receive(self, protocol: int, sequence: int, *, dump: bool) -> list[SocketRow] | None:
         """Collect one answer; None when it has holes and must be asked for again."""
         rows: list[SocketRow] = []
         for data, reply in self._replies(sequence):
             code = netlink.error_number(data, reply)
             if code:
-                raise _failure(code)
+                raise failure(code)
             if reply.flags & netlink.NLM_F_DUMP_INTR:
                 return None
             if reply.kind == netlink.NLMSG_DONE:
@@ -324,7 +335,7 @@ class SockDiag:
                 )
 
 
-class _NoSuchSocket(Exception):  # noqa: N818 - an answer, not an error
+class NoSuchSocketError(Exception):
     """ENOENT, kept apart from the other errors."""
 
 
@@ -332,8 +343,8 @@ _PASSING = (errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.EBUSY)
 """Reasons to ask again: nothing queued, overrun, or the rest of an earlier dump in the way."""
 
 
-def _failure(code: int) -> Exception:
-    return _NoSuchSocket() if code == errno.ENOENT else OSError(code, os.strerror(code))
+def failure(code: int) -> Exception:
+    return NoSuchSocketError() if code == errno.ENOENT else OSError(code, os.strerror(code))
 
 
 def _connect() -> socket.socket:
@@ -346,26 +357,18 @@ def _families(flow: FlowKey) -> tuple[int, ...]:
     return (AF_INET, AF_INET6) if len(flow.local) == 4 else (AF_INET6,)
 
 
-def _request(
+def make_request(
     family: int,
     protocol: int,
     flags: int,
-    sequence: int,
     ends: tuple[bytes, int, bytes, int],
     interface: int,
+    sequence: int,
 ) -> bytes:
     source, sport, target, dport = ends
     return _REQUEST.pack(
-        _REQUEST.size,
-        SOCK_DIAG_BY_FAMILY,
-        flags,
-        sequence,
-        0,
-        family,
-        protocol,
-        0,
-        0,
-        ALL_STATES,
+        *(_REQUEST.size, SOCK_DIAG_BY_FAMILY, flags, sequence, 0),
+        *(family, protocol, 0, 0, ALL_STATES),
         sport.to_bytes(2, "big"),
         dport.to_bytes(2, "big"),
         source,
