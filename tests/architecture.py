@@ -27,6 +27,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("tunowner.backends.base", "tunowner.core.model", "tunowner.core.packet"),
         "tunowner.errors",
     ),
+    "tunowner.backends.portable": (
+        *("tunowner.backends.base", "tunowner.core.model", "tunowner.errors"),
+    ),
     "tunowner.backends.linux": (
         *("tunowner.backends.linux", "tunowner.backends.base", "tunowner.core.model"),
         *("tunowner.core.packet", "tunowner.errors"),
@@ -45,7 +48,8 @@ EXACT: dict[str, tuple[str, ...]] = {
     "tunowner": ("tunowner.app", "tunowner.core.model", "tunowner.errors"),
     "tunowner.__main__": ("tunowner.control",),
     "tunowner.backends": (
-        *("tunowner.backends.base", "tunowner.backends.linux", "tunowner.errors"),
+        *("tunowner.backends.base", "tunowner.backends.linux", "tunowner.backends.portable"),
+        "tunowner.errors",
     ),
 }
 NOT_BELOW = {"tunowner.backends", "tunowner.core.model", "tunowner.core.packet"}
@@ -70,13 +74,21 @@ HARMLESS_CALLS = frozenset(
     {
         *("bytes", "dict", "frozenset", "getattr", "int", "len", "max", "min", "range", "set"),
         *("sorted", "sum", "tuple", "zip", "dict.fromkeys", "auto", "dataclass", "field"),
-        *("MappingProxyType", "Path", "Struct", "struct.Struct", "TypeVar", "re.compile"),
+        *(
+            "MappingProxyType",
+            "POINTER",
+            "Path",
+            "Struct",
+            "struct.Struct",
+            "TypeVar",
+            "re.compile",
+        ),
         *("cli.command", "click.argument", "click.group", "click.option", "click.version_option"),
         "click.IntRange",
     }
 )
 """Calls at the top of a module that are known to do no I/O; so are those of HARMLESS_METHODS."""
-HARMLESS_METHODS = frozenset({"items", "join", "keys", "split", "values"})
+HARMLESS_METHODS = frozenset({"items", "join", "keys", "split", "values", "with_name"})
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def test_the_package_keeps_its_shape() -> None:
 
 
 def test_what_the_package_depends_on() -> None:
-    assert third_party(read_package()) == {"cachetools", "click", "pyroute2", "yaml"}
+    assert third_party(read_package()) == {"cachetools", "click", "psutil", "pyroute2", "yaml"}
 
 
 BREACHES = [
