@@ -155,7 +155,7 @@ class OwnerMap:
 
     def _attach(self, cgroup: Path) -> None:
         try:
-            directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+            directory = os.open(cgroup, os.O_RDONLY)
         except OSError as error:
             raise BackendError(
                 f"{cgroup} cannot be opened ({error.strerror})", where="eBPF"
