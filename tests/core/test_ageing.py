@@ -43,17 +43,7 @@ def test_what_is_over_takes_no_room_after_the_next_put() -> None:
     assert len(table) == 1
 
 
-def test_forgetting_what_is_not_there() -> None:
-    table = Ageing[str, int](LIMIT, AGE)
-    table.pop("a")
-    table.put("a", 1, 100.0)
-    table.pop("a")
-    assert "a" not in table
-
-
-STEPS = st.lists(
-    st.tuples(st.sampled_from(["put", "get", "pop"]), st.integers(0, 6), st.floats(0.0, 4.0))
-)
+STEPS = st.lists(st.tuples(st.sampled_from(["put", "get"]), st.integers(0, 6), st.floats(0.0, 4.0)))
 
 
 @given(STEPS)
@@ -66,7 +56,4 @@ def test_it_answers_as_cachetools_does(steps: list[tuple[str, int, float]]) -> N
         if step == "put":
             table.put(key, number, now)
             peer[key] = number
-        elif step == "pop":
-            table.pop(key)
-            peer.pop(key, None)
         assert table.get(key, now) == peer.get(key)

@@ -315,6 +315,13 @@ class TestFragments:
         assert desk.read(self.THIRD, limits.FRAGMENT_S + 1.0) == []
         assert desk.count("stray_fragments") == 1
 
+    def test_they_follow_also_when_no_socket_sent_the_datagram(self, desk: Desk) -> None:
+        desk.read(self.FIRST)
+        nobody = Owner(Grade.ABSENT)
+        assert desk.answer(1, nobody)[-1] == Forget(UDP4)
+        assert desk.read(self.SECOND) == [Carry(self.SECOND, UDP4, "vpn")]
+        assert desk.read(p.UDP4) == [Lookup(UDP4, 2)]  # a datagram of its own is asked for again
+
     def test_fragments_over_ipv6(self, desk: Desk) -> None:
         first = p.ipv6(p.fragment(UDP, more=True) + p.udp(), p.FRAGMENT)
         later = p.ipv6(p.fragment(UDP, frag=1) + b"the rest", p.FRAGMENT)

@@ -107,7 +107,8 @@ class EngineMachine(RuleBasedStateMachine):
                 case Announce(flow, _):
                     self.announced.append(flow)
                 case Forget(flow):
-                    assert flow not in self.engine._recent
+                    recent = self.engine._recent.get(flow, self.now)
+                    assert recent is None or recent.decided_at < 0
 
     @staticmethod
     def agrees(packet: bytes, flow: FlowKey | None) -> bool:

@@ -16,6 +16,7 @@ from tunowner.core.packet import (
     Segment,
     Unreadable,
     destination,
+    is_fragment,
     parse,
 )
 
@@ -268,3 +269,19 @@ def test_any_bytes_give_an_answer(packet: bytes) -> None:
         assert {type(it) for it in answer.flow} == {int, bytes}
         assert len(answer.flow.local) == len(answer.flow.remote) in (4, 16)
         assert answer.offset + 8 <= len(packet)
+
+
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        (p.UDP4, False),
+        (p.UDP6, False),
+        (p.ipv4(p.udp(), UDP, more=True), True),
+        (p.ipv4(b"a rest..", UDP, frag=1, more=True), True),
+        (p.ipv4(b"the last", UDP, frag=2), True),
+        (p.ipv6(p.fragment(UDP, more=True) + p.udp(), p.FRAGMENT), True),
+        (p.ipv6(p.fragment(UDP, frag=1) + b"the rest", p.FRAGMENT), True),
+    ],
+)
+def test_fragments_are_told_from_whole_datagrams(packet: bytes, expected: bool) -> None:  # noqa: FBT001 - a table
+    assert is_fragment(packet) is expected

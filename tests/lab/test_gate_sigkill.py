@@ -88,7 +88,7 @@ def kill_once(world: World, phase: str, dice: random.Random) -> float:
         delay = dice.uniform(0, SETUP_S)
     else:
         engine = world.engine(RULES)
-        for app, (proto, target) in product(APPS, ONE_BY_ONE[:2]):
+        for app, (proto, target) in product(APPS[:2], ONE_BY_ONE[::3]):
             world.app(app).start_probe(proto, target, count=500, concurrency=5, timeout=0.2)
         delay = dice.uniform(0, TRAFFIC_S)
     if phase == "tear-down":
@@ -118,7 +118,7 @@ def test_killed_fifty_times(world: World) -> None:
             print(f"{number}: killed {delay * 1000:.0f} ms into {phase}")
             wait_until(lambda: "tunowner" not in client.sh("nft list tables"), "no table", 2.0)
             assert_only_harmless(before, world)
-            if number % 5 < 3:  # each phase comes at each of these; all would take a minute
+            if number % 5 < 2:  # each phase comes at each of these; all would take a minute
                 assert_as_without_us(world)
         engine = world.engine(RULES)
         world.forget()
@@ -156,7 +156,7 @@ def test_asked_to_end_under_traffic(world: World, how: signal.Signals) -> None:
         engine = world.engine(RULES)
         probes = [
             world.app(app).start_probe(proto, target, count=300, concurrency=10, timeout=0.5)
-            for app, (proto, target) in product(APPS, ONE_BY_ONE[:2])
+            for app, (proto, target) in product(APPS, ONE_BY_ONE[::3])
         ]
         engine.wait_for_event("open")
         assert engine.stop(how=how) == 0

@@ -37,10 +37,6 @@ class Ageing(Generic[K, V]):
         while len(self._items) > self._limit or self._is_over(now):
             self._items.popitem(last=False)
 
-    def pop(self, key: K) -> None:
-        """Forget an entry, if it is there."""
-        self._items.pop(key, None)
-
     def _is_over(self, now: float) -> bool:
         put_at, _ = next(iter(self._items.values()))
         return now - put_at >= self._age

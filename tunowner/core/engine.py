@@ -48,6 +48,9 @@ MAX_FRAGMENTED = 1_024
 """Datagrams whose later fragments may still come."""
 
 
+_OVER = float("-inf")
+
+
 class Lookup(NamedTuple):
     """Find the owner of `flow` and report it with this `ticket`."""
 
@@ -293,7 +296,9 @@ class Engine:
 
     def _forget_all(self, flows: list[FlowKey]) -> list[Action]:
         for flow in flows:
-            self._recent.pop(flow)
+            recent = self._recent.get(flow, self._now)
+            if recent is not None:  # still the answer for later fragments, which have no other
+                self._recent.put(flow, recent._replace(sequence=-1, decided_at=_OVER), self._now)
         return [Forget(flow) for flow in flows]
 
     def _follow(self, packet: bytes, flow: FlowKey, recent: _Recent) -> Carry:

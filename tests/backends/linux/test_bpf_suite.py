@@ -74,7 +74,7 @@ class TestSharing(plain.TestSharing):
             assert owner.process is not None
             assert (owner.grade, owner.process.pid) == (Grade.EXACT, child.pid)
 
-    test_a_remembered_process_does_not_hide_a_sharing_child = None  # type: ignore[assignment]
+    test_a_remembered_process_does_not_hide_a_sharing_child = None  # type: ignore[assignment,unused-ignore]
 
     def test_the_primary_does_not_change_when_an_older_process_gets_the_socket(
         self, source: LinuxOwners, server: tuple[str, int], start: Start
@@ -102,7 +102,7 @@ class TestExecutables(plain.TestExecutables): ...
 
 
 class TestTime(plain.TestTime):
-    test_gone_between_found_and_described = None  # type: ignore[assignment]
+    test_gone_between_found_and_described = None  # type: ignore[assignment,unused-ignore]
     """See test_bpf_owner.py: the note outlives the process."""
 
 

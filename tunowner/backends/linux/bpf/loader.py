@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import socket
+import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -154,7 +155,7 @@ class OwnerMap:
 
     def _attach(self, cgroup: Path) -> None:
         try:
-            directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+            directory = os.open(cgroup, os.O_RDONLY)
         except OSError as error:
             raise BackendError(
                 f"{cgroup} cannot be opened ({error.strerror})", where="eBPF"
@@ -268,7 +269,9 @@ def _check_pid_namespace() -> None:
 def _network_namespace() -> int:
     """Return the cookie of this namespace, 0 where the kernel does not tell (before 5.14)."""
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+        return int.from_bytes(
+            probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder
+        )
     return 0
 
 
