@@ -29,7 +29,7 @@ Event = dict[str, Any]
 def owner_fields(owner: Owner) -> dict[str, Any]:
     """Return what every output tells of an owner. `pid` and its like are None when not known."""
     process = owner.process
-    fields: dict[str, Any] = {"grade": str(owner.grade)}
+    fields: dict[str, Any] = {"grade": str(owner.grade), "backend": owner.backend}
     if process is not None:
         fields |= {"pid": process.pid, "start": process.start, "name": process.name}
         fields |= {"path": process.path, "uid": process.uid, "user": process.user}

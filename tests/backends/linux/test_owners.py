@@ -17,8 +17,9 @@ import pytest
 from tests.backends.linux.children import Child, Truth, server
 from tests.backends.owner_contract import NOWHERE, Case, OwnerContract, ask
 from tunowner.backends.linux import owners as module
+from tunowner.backends.linux.find import find_process
 from tunowner.backends.linux.holders import Holder, Lru, Memory
-from tunowner.backends.linux.owners import LinuxOwners, find_process
+from tunowner.backends.linux.owners import LinuxOwners
 from tunowner.backends.linux.procfs import describe
 from tunowner.core.model import TCP, UDP, FlowKey, Grade, Owner, Process
 from tunowner.errors import TunOwnerError

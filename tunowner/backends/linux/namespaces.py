@@ -17,13 +17,15 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
-from tunowner.backends.linux.owners import LinuxOwners, find_process
+from tunowner.backends.linux.find import find_process
 from tunowner.backends.linux.procfs import pids
 from tunowner.core.model import Grade, Owner
 from tunowner.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tunowner.backends.linux.owners import LinuxOwners
 
 T = TypeVar("T")
 

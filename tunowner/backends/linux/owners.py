@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING
 from tunowner.backends.linux.bpf.exact import ExactDiag
 from tunowner.backends.linux.bpf.witness import NoWitness
 from tunowner.backends.linux.cgroups import CgroupPids
-from tunowner.backends.linux.fit import fit, packed
 from tunowner.backends.linux.holders import Holder, Memory, Search
 from tunowner.backends.linux.procfs import KnownNames, UserNames, describe
 from tunowner.backends.linux.sockdiag import (
@@ -37,8 +36,7 @@ from tunowner.backends.linux.sockdiag import (
     SockDiag,
     SocketRow,
 )
-from tunowner.core.model import PROTOCOL_NAMES, TCP, FlowKey, Grade, Owner, Process
-from tunowner.errors import TunOwnerError
+from tunowner.core.model import TCP, FlowKey, Grade, Owner, Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -96,13 +94,14 @@ class LinuxOwners:
         try:
             noted = self._noted(flow, self._near, witness, names)
             if noted is not None:
-                return None if names.missed else noted
+                return None if names.missed or _nameless(noted) else noted
             answer = _Answer(self._memory, names)
             answer.rows = _living(self._near.sockets(flow, self.interface))
         except OSError:
             return None
         if answer.is_final:
-            return self._final(answer, flow, witness, names)
+            owner = self._final(answer, flow, witness, names)
+            return None if names.missed or _nameless(owner) else owner
         for row in answer.rows:
             holders = self._recall(row)
             if not holders:
@@ -132,23 +131,41 @@ class LinuxOwners:
     def walk(self, flows: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, Owner]]:
         """Answer all `flows` by one search. It does not trust memory, so it sees new holders too."""
         waiting: dict[FlowKey, _Answer] = {}
+        nameless: list[FlowKey] = []
         for flow in dict.fromkeys(flows):
-            answer = _Answer(self._memory, self._users)
-            try:
-                owner = self._noted(flow, self._far, self._far_witness, self._users)
-                if owner is None:
-                    answer.rows = _living(self._far.sockets(flow, self.interface))
-            except OSError as error:
-                yield flow, answer.refused(error)
-                continue
-            if owner is not None:
-                yield flow, owner
-            elif answer.is_final:
-                yield flow, self._final(answer, flow, self._far_witness, self._users)
+            found = self._ask(flow)
+            if isinstance(found, _Answer):
+                waiting[flow] = found
+            elif _nameless(found):
+                nameless.append(flow)
             else:
-                answer.prefer(self._far_witness)
-                waiting[flow] = answer
+                yield flow, found
         yield from self._search(waiting)
+        yield from self._survey(nameless)
+
+    def _ask(self, flow: FlowKey) -> Owner | _Answer:
+        """Return what the kernel knows of a flow: an owner, or sockets whose holders are sought."""
+        answer = _Answer(self._memory, self._users)
+        try:
+            owner = self._noted(flow, self._far, self._far_witness, self._users)
+            if owner is None:
+                answer.rows = _living(self._far.sockets(flow, self.interface))
+        except OSError as error:
+            return answer.refused(error)
+        if owner is not None:
+            return owner
+        if answer.is_final:
+            return self._final(answer, flow, self._far_witness, self._users)
+        answer.prefer(self._far_witness)
+        return answer
+
+    def _survey(self, nameless: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, Owner]]:
+        """Answer for processes that have gone, whose program may be running elsewhere."""
+        if nameless:
+            self._far_witness.survey()
+        for flow in nameless:
+            found = self._ask(flow)
+            yield flow, found if isinstance(found, Owner) else found.without(Grade.ABSENT)
 
     def sockets(self, protocol: int, port: int) -> list[SocketRow]:
         """Return every socket bound to a local port, listeners included. Not for the loop."""
@@ -324,6 +341,11 @@ class _Answer:
         return len(programs) == 1
 
 
+def _nameless(owner: Owner) -> bool:
+    """Whether a process is known, and its program is not."""
+    return any(process.path is None for process in owner.candidates)
+
+
 def _living(rows: Sequence[SocketRow]) -> list[SocketRow]:
     """Leave out what no process can hold, unless there is nothing else."""
     return [row for row in rows if row.inode] or list(rows)
@@ -336,47 +358,3 @@ def _grade(row: SocketRow) -> Grade:
 def _age(process: Process) -> tuple[bool, int, int]:
     hands_on = process.pid == 1 or process.name in LAUNCHERS
     return hands_on, process.start, process.pid
-
-
-def find_process(
-    protocol: str,
-    ip: str,
-    port: int,
-    remote: tuple[str, int] | None = None,
-    *,
-    source: LinuxOwners | None = None,
-) -> Owner:
-    """Return the owner of one local socket, which may be a listener; for people, not per packet.
-
-    An empty `ip` or `*` is any local address. Without `remote` a listener goes before its
-    connections, an address of its own before the wildcard; several equally good sockets of
-    different programs are `ambiguous`. With a `source`, call it on the thread that walks.
-    """
-    number = {name: value for value, name in PROTOCOL_NAMES.items()}.get(protocol)
-    if number is None:
-        raise TunOwnerError(f"{protocol!r} is not tcp or udp")
-    local = None if ip in ("", "*") else packed(ip)
-    far = None if remote is None else (packed(remote[0]), remote[1])
-    if source is not None:
-        return _find(source, number, local, port, far)
-    with LinuxOwners() as own:
-        return _find(own, number, local, port, far)
-
-
-def _find(
-    source: LinuxOwners,
-    protocol: int,
-    local: bytes | None,
-    port: int,
-    remote: tuple[bytes, int] | None,
-) -> Owner:
-    if local is not None and remote is not None:
-        flow = FlowKey(protocol, local, port, *remote)
-        return source.quick(flow) or next(owner for _, owner in source.walk([flow]))
-    ranked = [
-        (place, row)
-        for row in source.sockets(protocol, port)
-        if (place := fit(row, local, remote)) is not None
-    ]
-    best = min((place for place, _ in ranked), default=None)
-    return source.holders([row for place, row in ranked if place == best])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tunowner.backends.linux.holders import Lru
-from tunowner.backends.linux.procfs import ProcessDir
+from tunowner.backends.linux.procfs import ProcessDir, pids
 from tunowner.core.model import Process
 
 if TYPE_CHECKING:
@@ -41,9 +42,22 @@ class Programs:
         self._clock = clock
         self._seen: Lru[tuple[int, int, int], Seen] = Lru(OPEN)
         self._paths: Lru[tuple[int, int], str] = Lru(SEEN)
+        self._living: dict[int, str] = {}
 
     def clear(self) -> None:
         self._seen.clear()
+
+    def survey(self) -> None:
+        """Look where the programs of all living processes lie: one that has gone may be among them.
+
+        Takes 10 us a process, so it is not for the packet loop.
+        """
+        living: dict[int, str] = {}
+        for pid in pids().numbers:
+            exe = Path(f"/proc/{pid}/exe")
+            with suppress(OSError):
+                living[exe.stat().st_ino] = str(exe.readlink())
+        self._living = living
 
     def process(self, user: User) -> ProcessDir | None:
         """Return the process of the note, None when it has gone. Reads of it fail once it does."""
@@ -115,10 +129,11 @@ class Programs:
     def _path(self, user: User) -> str | None:
         """Find the executable of a process that has gone: the file with the number noted.
 
-        Where to look: where it was seen before, and in PATH by `comm`, which is often its name.
+        Where to look: where it was seen before, where the last survey saw a file of that number, and
+        in PATH by `comm`, which is often its name.
         """
-        remembered = self._paths.get((user.device, user.inode))
-        guesses = [] if remembered is None else [remembered]
+        seen = (self._paths.get((user.device, user.inode)), self._living.get(user.inode))
+        guesses = [path for path in seen if path is not None]
         guesses += [str(Path(folder, user.comm)) for folder in os.get_exec_path() if user.comm]
         for guess in guesses:
             if self._is_executable_of(guess, user):

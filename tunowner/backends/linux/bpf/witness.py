@@ -68,6 +68,9 @@ class NoWitness:
         """Return the pids of the last users of these sockets, to order by."""
         return frozenset()
 
+    def survey(self) -> None:
+        """Look around for the paths of programs, where an answer has none. Not for the loop."""
+
 
 class Witness(NoWitness):
     """For one thread. `programs` may be shared."""
@@ -111,6 +114,9 @@ class Witness(NoWitness):
     def likely(self, rows: Iterable[SocketRow]) -> frozenset[int]:
         records = (self._reader.socket(row.cookie) for row in rows)
         return frozenset(record.last.pid for record in records if record and record.last)
+
+    def survey(self) -> None:
+        self._programs.survey()
 
     def _connected(self, flow: FlowKey, row: SocketRow, names: Names, begun: float) -> Owner | None:
         record = self._reader.socket(row.cookie)
