@@ -30,6 +30,7 @@ PROTOCOLS = {6: "tcp", 17: "udp"}
 class Baseline:
     name = ""
     level: Must | None = None
+    notes = False
 
     def answer(self, question: Question) -> Answer:
         try:

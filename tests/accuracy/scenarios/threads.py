@@ -36,11 +36,11 @@ def _(on: Stage) -> Iterator[Question]:
     if SYS_EXIT is None:
         raise Unavailable("number of exit(2) unknown here")
     code = f"""
-a, exe = *arguments(), os.readlink('/proc/self/exe')
+a, who = *arguments(), me()
 def leader(): return open('/proc/%d/stat' % os.getpid()).read().rpartition(')')[2].split()[0]
 def work():
     while leader() != 'Z': os.sched_yield()
-    s = tcp(a); u = udp(); send(u); tell(s, u, exe=exe); time.sleep(60)
+    s = tcp(a); u = udp(); send(u); tell(s, u, **who); time.sleep(60)
 threading.Thread(target=work).start(); libc.syscall({SYS_EXIT}, 0)"""
     actor = on.start(code, on.server())
     program = on.told(actor)
