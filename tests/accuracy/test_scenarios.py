@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,7 +43,7 @@ def test_never_wrong(arena: Arena, row: Scenario) -> None:
         pytest.skip(str(reason))
     known, why = KNOWN.get(row.name, ("", ""))
     expected = failures.pop(known, [])
-    assert not failures, "\n".join(sum(failures.values(), []))
+    assert not failures, "\n".join(chain.from_iterable(failures.values()))
     if known in [each.name for each in arena.contestants]:
         assert expected, f"{known} is right now: take the row out of KNOWN"
         pytest.xfail(f"{known}: {why}")
