@@ -194,5 +194,6 @@ def drain(listener: socket.socket) -> None:
     listener.setblocking(False)
     with suppress(BlockingIOError):
         while True:
-            with listener.accept()[0] as accepted:
-                accepted.recv(1, socket.MSG_DONTWAIT)
+            with listener.accept()[0] as accepted, suppress(OSError):
+                accepted.setblocking(False)
+                accepted.recv(1)  # closing with unread data would send a reset

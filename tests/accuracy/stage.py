@@ -180,7 +180,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"not seen in 20 s: {what}")
-        os.sched_yield()
+        time.sleep(0)
 
 
 def command(*argv: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import platform
 from typing import TYPE_CHECKING
 
 from tests.accuracy.model import Must, Scenarios, Unavailable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 scenario = Scenarios()
 
-SYS_EXIT = {"x86_64": 60, "aarch64": 93, "riscv64": 93}.get(os.uname().machine)
+SYS_EXIT = {"x86_64": 60, "aarch64": 93, "riscv64": 93}.get(platform.machine())
 
 
 @scenario("connected by another thread")
