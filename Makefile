@@ -5,13 +5,16 @@ RULES ?= rules/default.yaml
 BIN := .venv/bin
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test bench lint bpf clean
+.PHONY: run test accuracy bench lint bpf clean
 
 run: .venv/run  ## intercept new flows and print who opened them (Ctrl-C ends it)
 	$(AS_ROOT) $(BIN)/tunowner run --rules $(RULES) $(RUN_ARGS)
 
 test: .venv/dev  ## all tests; those that need root are run when root, and say so otherwise
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+accuracy: .venv/dev  ## who is right, in a table: tunowner, and what others do (all of it needs root)
+	$(BIN)/python -m tests.accuracy
 
 bench: .venv/dev  ## figures beside those of peers, measured in the same run (needs root)
 	$(BIN)/python -m tests.bench

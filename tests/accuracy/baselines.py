@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from tests.accuracy.model import Contestant, Must, Question
     from tunowner.core.model import FlowKey
 
+AF_NETLINK = 16  # not in the socket module of every system
 PROTOCOLS = {6: "tcp", 17: "udp"}
 
 
 class Baseline:
     name = ""
     level: Must | None = None
+    notes = False
 
     def answer(self, question: Question) -> Answer:
         try:
@@ -77,7 +79,7 @@ def dump(flow: FlowKey, family: int) -> Iterator[Row]:
         "=IHHII BBBBI HH16s16sIQ", 72, 20, 0x301, 1, 0, family, flow.protocol, 0, 0, 0xFFFFFFFF,
         socket.htons(flow.local_port), 0, b"", b"", 0, 2**64 - 1,
     )  # fmt: skip
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4) as diag:
+    with socket.socket(AF_NETLINK, socket.SOCK_RAW, 4) as diag:
         diag.send(request)
         while True:
             data = diag.recv(1 << 16)

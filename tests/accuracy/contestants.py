@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from tests.accuracy.model import Answer, Must
@@ -9,7 +10,7 @@ from tests.backends.owner_contract import ask
 from tunowner.backends.linux.bpf.loader import OwnerMap
 from tunowner.backends.linux.namespaces import find_anywhere
 from tunowner.backends.linux.owners import LinuxOwners
-from tunowner.core.model import PROTOCOL_NAMES, FlowKey, Grade, Owner, endpoint
+from tunowner.core.model import PROTOCOL_NAMES, FlowKey, Grade, Owner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +24,7 @@ class TunOwner:
     def __init__(self, name: str, level: Must, source: LinuxOwners) -> None:
         self.name = name
         self.level: Must | None = level
+        self.notes = level is not Must.PLAIN
         self._source = source
 
     def answer(self, question: Question) -> Answer:
@@ -41,16 +43,11 @@ class TunOwner:
 
 def _anywhere(flow: FlowKey, source: LinuxOwners) -> Owner | None:
     """Ask as `tunowner who` does, which looks into other network namespaces too."""
-    if flow.protocol not in PROTOCOL_NAMES:
+    local, remote = ip_address(flow.local), ip_address(flow.remote)
+    if flow.protocol not in PROTOCOL_NAMES or local.is_loopback:
         return None
-    local, remote = (_ip(address) for address in (flow.local, flow.remote))
-    return find_anywhere(
-        flow.protocol_name, local, flow.local_port, (remote, flow.remote_port), source
-    )
-
-
-def _ip(address: bytes) -> str:
-    return endpoint(address, 0).rpartition(":")[0].strip("[]")
+    far = str(remote), flow.remote_port
+    return find_anywhere(flow.protocol_name, str(local), flow.local_port, far, source)
 
 
 def without_ebpf() -> TunOwner:

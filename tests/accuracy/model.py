@@ -62,7 +62,7 @@ class Question:
 
     No holders: no process did, and naming one is wrong. `interface` is the index of the device
     that the packet left by, 0 if unknown. `sender`: the one holder that those who note it must name. `grades`: when one of ours abstains, it is for this.
-    `only_ebpf`: the answer was lost with the sender, so that it is put to those who noted it.
+    `only_noted`: nothing is left that could tell, so that only those are asked who note.
     """
 
     flow: FlowKey
@@ -73,7 +73,7 @@ class Question:
     sender: Program | None = None
     grades: frozenset[Grade] = frozenset(Grade)
     view: View = View.SUITE
-    only_ebpf: bool = False
+    only_noted: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,9 @@ class Contestant(Protocol):
     level: Must | None
     """It must be right where a question demands all of this; a baseline (None) never has to."""
 
+    notes: bool
+    """Whether it sees sockets being used: then it can tell a sender from other holders."""
+
     def answer(self, question: Question) -> Answer: ...
 
     def close(self) -> None: ...
@@ -198,4 +201,4 @@ class Scores:
 
 
 def is_root() -> bool:
-    return os.geteuid() == 0
+    return hasattr(os, "geteuid") and os.geteuid() == 0

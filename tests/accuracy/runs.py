@@ -7,33 +7,29 @@ and exits. Nothing of it is left when the runs that ask late put their question.
 from __future__ import annotations
 
 import socket
-import sys
 import time
 from collections import Counter
-from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
 
 from tests.accuracy.model import Must, Program, Question, Tally, Verdict, judge
-from tests.backends.linux.children import Child, packed
+from tests.backends.linux.children import packed
 from tunowner.core.model import TCP, UDP, FlowKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.accuracy.arena import Arena
-    from tests.accuracy.stage import Address, Stage
+    from tests.accuracy.stage import Actor, Address, Stage
 
-SAMPLE = 50
-"""Baselines take milliseconds each: they are asked in one round of so many."""
+SAMPLE = {None: 100, Must.ALL: 10, Must.PLAIN: 1, Must.EBPF: 1}
+"""Who is asked in one round of so many: baselines take milliseconds each."""
 RESOLVERS = range(9, 13)
 """Where the datagrams go, in turn. The kernel draws their source ports from 28,232: the more of them
 go to one address, the more often the same port is drawn again and the answer is `ambiguous`."""
 FORGE = """
 def say(s):
-    with open('/proc/self/stat') as stat: start = stat.read().rpartition(')')[2].split()[19]
-    port = s.getsockname()[1]
-    os.write(1, b'%d %d %d %d\\n' % (os.getpid(), int(start), port, time.monotonic_ns()))
-tell(exe=os.readlink('/proc/self/exe'))
+    start, port = me()['start'], s.getsockname()[1]
+    os.write(1, b'%d %d %d %d\\n' % (os.getpid(), start, port, time.monotonic_ns()))
+tell(**me())
 """
 LATE = """
 for line in sys.stdin:
@@ -79,12 +75,12 @@ class Round(NamedTuple):
 class Forge:
     """One of the two programs; `ask` and `hear` are its pipe, unbuffered by rounds."""
 
-    def __init__(self, child: Child) -> None:
-        child.hear()
-        self._path = child.said["exe"]
-        assert child.process.stdin is not None
-        assert child.process.stdout is not None
-        self._stdin, self._stdout = child.process.stdin, child.process.stdout
+    def __init__(self, actor: Actor) -> None:
+        process = actor.child.process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._stdin, self._stdout = process.stdin, process.stdout
+        self._path = actor.said["exe"]
 
     def say(self, word: str) -> None:
         self._stdin.write(word)
@@ -99,7 +95,7 @@ class Forge:
 
 
 class Run:
-    """Counts by contestant. All of ours are asked each time, the others now and then."""
+    """Counts by contestant. tunowner is asked each time, the others now and then."""
 
     def __init__(self, arena: Arena, row: str) -> None:
         self._arena = arena
@@ -114,7 +110,7 @@ class Run:
     def ask(self, number: int, flow: FlowKey, program: Program) -> None:
         question = Question(flow, (program,))
         for each in self._arena.contestants:
-            if each.level is None and number % SAMPLE:
+            if number % SAMPLE[each.level]:
                 continue
             answer = each.answer(question)
             verdict = judge(question, answer)
@@ -127,12 +123,9 @@ class Run:
                 self.wrong.append(f"round {number}, {flow}: {each.name}: {answer}, not {program}")
 
 
-@contextmanager
-def forges(on: Stage, code: str, *arguments: Any) -> Iterator[list[Forge]]:
-    with ExitStack() as undo:
-        paths = sys.executable, on.other()
-        children = [Child(FORGE + code, *arguments, executable=path) for path in paths]
-        yield [Forge(undo.enter_context(child)) for child in children]
+def forges(on: Stage, code: str, *arguments: object) -> list[Forge]:
+    paths = None, on.other()
+    return [Forge(on.start(FORGE + code, *arguments, program=path)) for path in paths]
 
 
 def exited(arena: Arena, on: Stage, row: str, kind: str, rounds: int) -> Run:
@@ -142,13 +135,13 @@ def exited(arena: Arena, on: Stage, row: str, kind: str, rounds: int) -> Run:
     protocol = TCP if kind == "tcp" else UDP
     resolvers = [(f"127.0.0.{last}", on.sink[1]) for last in RESOLVERS]
     targets = [listener.getsockname()] if kind == "tcp" else resolvers
-    with forges(on, LATE) as programs:
-        for number in range(rounds):
-            target = targets[number % len(targets)]
-            said = _one_round(programs[number % 2], target, kind)
-            if number % 4 == 3:
-                drain(listener)
-            run.ask(number, flow_of(protocol, said.port, target), said.program)
+    programs = forges(on, LATE)
+    for number in range(rounds):
+        target = targets[number % len(targets)]
+        said = _one_round(programs[number % 2], target, kind)
+        if number % 4 == 3:
+            drain(listener)
+        run.ask(number, flow_of(protocol, said.port, target), said.program)
     return run
 
 
@@ -171,21 +164,19 @@ def reuse(arena: Arena, on: Stage, row: str, rounds: int) -> tuple[Run, list[flo
     run, gaps = Run(arena, row), []
     listener = on.listener()
     server, local = listener.getsockname(), ("127.0.0.1", free_port())
-    with forges(on, REUSE, server, local, on.sink) as programs:
-        begun, left = 0, ""
-        for number in range(rounds):
-            kind = "tcs"[number // 2 % 3]
-            taker, holder = programs[number % 2], programs[1 - number % 2]
-            begun = time.monotonic_ns()
-            if left:
-                holder.say("x")
-            taker.say(kind)
-            said = taker.hear()
-            gaps.append((said.time_ns - begun) / 1e6)
-            left = kind
-            drain(listener)
-            protocol, far = (TCP, server) if kind == "t" else (UDP, on.sink)
-            run.ask(number, flow_of(protocol, local[1], far), said.program)
+    programs = forges(on, REUSE, server, local, on.sink)
+    for number in range(rounds):
+        taker, holder = programs[number % 2], programs[1 - number % 2]
+        kind = "tcs"[number // 2 % 3]
+        begun = time.monotonic_ns()
+        if number:
+            holder.say("x")
+        taker.say(kind)
+        said = taker.hear()
+        gaps.append((said.time_ns - begun) / 1e6)
+        drain(listener)
+        protocol, far = (TCP, server) if kind == "t" else (UDP, on.sink)
+        run.ask(number, flow_of(protocol, local[1], far), said.program)
     return run, gaps
 
 
@@ -203,5 +194,6 @@ def drain(listener: socket.socket) -> None:
     listener.setblocking(False)
     with suppress(BlockingIOError):
         while True:
-            with listener.accept()[0] as accepted:
-                accepted.recv(1, socket.MSG_DONTWAIT)
+            with listener.accept()[0] as accepted, suppress(OSError):
+                accepted.setblocking(False)
+                accepted.recv(1)  # closing with unread data would send a reset

@@ -12,7 +12,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tests.accuracy.model import Program, Question, start_of
+from tests.accuracy.model import Program, Question
 from tests.backends.linux.children import Child, Truth
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ def fork():
     pid = os.fork()
     if pid == 0: libc.prctl(1, 9)  # PR_SET_PDEATHSIG: goes with its parent
     return pid
+def me():
+    with open('/proc/self/stat') as stat: start = stat.read().rpartition(')')[2].split()[19]
+    return dict(start=int(start), exe=os.readlink('/proc/self/exe'))
 def send(s, to=None): s.sendto(b'x', tuple(to or SINK))
 def hold(): os.read(0, 1)
 def check(result):
@@ -110,8 +113,8 @@ class Stage:
         self._undo.enter_context(sock)
 
     def told(self, actor: Actor) -> Program:
-        """Return the program of an actor whose first thread is gone: it said so itself."""
-        return Program(actor.child.pid, start_of(actor.child.pid), actor.said["exe"])
+        """Return the program of an actor that is gone, as it said itself by `tell(**me())`."""
+        return Program(actor.child.pid, actor.said["start"], actor.said["exe"])
 
     def listener(self, ip: str = "127.0.0.1", backlog: int = 1024) -> socket.socket:
         family = socket.AF_INET6 if ":" in ip else socket.AF_INET
@@ -177,7 +180,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"not seen in 20 s: {what}")
-        os.sched_yield()
+        time.sleep(0)
 
 
 def command(*argv: str) -> str:

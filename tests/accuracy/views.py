@@ -42,6 +42,7 @@ def serve() -> None:
 
 
 def _become_nobody() -> None:
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
+    if sys.platform == "linux":
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)

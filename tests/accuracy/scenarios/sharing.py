@@ -181,4 +181,4 @@ def _(on: Stage) -> Iterator[Question]:
     (truth,), program = one.sockets, one.program
     one.end()
     on.start("l, = arguments(); s = udp(l); tell(s); wait()", truth.local, program=on.other())
-    yield on.asks(truth, program, must=Must.NOBODY, only_ebpf=True)
+    yield on.asks(truth, program, must=Must.NOBODY, only_noted=True)

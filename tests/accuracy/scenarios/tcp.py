@@ -214,5 +214,27 @@ wait()"""
         for number in range(each):
             if number:
                 actor.hear()
-            if number % 10 == 0:
+            if number % 20 == 0:
                 yield on.asks(actor.sockets[0], actor)
+
+
+@scenario("a burst of 50 processes that exit at once", root=True)
+def _(on: Stage) -> Iterator[Question]:
+    code = """
+a, n = arguments(); r, w = os.pipe(); children = []
+for i in range(n):
+    children.append(fork())
+    if children[-1] == 0:
+        os.read(r, 1); s = tcp(a); u = udp(); send(u, ['127.0.0.8', 1000 + i])
+        tell(s, u, port=1000 + i, **me()); os._exit(0)
+os.write(w, bytes(n))
+for pid in children: os.waitpid(pid, 0)
+tell(); wait()"""
+    actor = on.start(code, on.server(), 50, program=on.other())
+    sent = []
+    while actor.sockets:
+        sent.append((on.told(actor), actor.said["port"], *actor.sockets))
+        actor.hear()
+    for program, port, connection, datagram in sent[::5]:
+        yield on.asks(connection, program, must=Must.EBPF)
+        yield on.asks(datagram, program, remote=("127.0.0.8", port), must=Must.EBPF)
