@@ -72,7 +72,19 @@ PLATFORM_QUESTIONS = {("sys", "platform"), ("os", "name"), ("platform", "system"
 
 HARMLESS_CALLS = frozenset(
     {
-        *("bytes", "dict", "frozenset", "getattr", "int", "len", "max", "min", "range", "set"),
+        *(
+            "bytes",
+            "dict",
+            "float",
+            "frozenset",
+            "getattr",
+            "int",
+            "len",
+            "max",
+            "min",
+            "range",
+            "set",
+        ),
         *("sorted", "sum", "tuple", "zip", "dict.fromkeys", "auto", "dataclass", "field"),
         *(
             "MappingProxyType",

@@ -21,7 +21,7 @@ EVENT_KEYS = [
     *("schema", "event", "ts", "flow", "proto", "src", "dst", "host", "owner"),
     *("action", "rule", "rule_file", "why", "lookup_us"),
 ]
-OWNER_KEYS = ["grade", "pid", "start", "name", "path", "uid", "user"]
+OWNER_KEYS = ["grade", "backend", "pid", "start", "name", "path", "uid", "user"]
 
 
 class TestOpened:
@@ -40,6 +40,7 @@ class TestOpened:
             "host": None,
             "owner": {
                 "grade": "exact",
+                "backend": "",
                 "pid": 812,
                 "start": 1,
                 "name": "curl",
@@ -84,6 +85,7 @@ class TestOwnerFields:
         assert fields == {
             **dict.fromkeys(("pid", "start", "name", "path")),
             "grade": "ambiguous",
+            "backend": "",
             "uid": 5,
             "user": "eve",
             "candidates": [{"pid": 1, "path": "/bin/a"}, {"pid": 2, "path": None}],
