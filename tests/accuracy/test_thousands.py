@@ -1,4 +1,8 @@
-"""Thousands of rounds: what goes wrong once in a thousand is wrong."""
+"""Thousands of rounds: what goes wrong once in a thousand is wrong.
+
+Played last, by the file's name: what it leaves in TIME_WAIT hides the sockets of later rows from
+those baselines that take the first row with the port.
+"""
 
 from __future__ import annotations
 
