@@ -99,13 +99,14 @@ def _cgroup() -> Check:
 
 
 def _ebpf() -> Check:
+    meanwhile = "owners are found through /proc meanwhile"
     try:
         with OwnerMap(attach=False) as loaded:
-            has_btf = loaded.reads_tasks
+            reads_tasks = loaded.reads_tasks
     except TunOwnerError as error:
-        hint = "; ".join(filter(None, (error.hint, "owners are found through /proc meanwhile")))
+        hint = "; ".join(filter(None, (error.hint, meanwhile)))
         return Check("eBPF", ok=False, detail=error.what, hint=hint, needed=False)
-    detail = "owners are noted in the kernel"
-    if not has_btf:
-        detail += ", but for those that have exited: no BTF (CONFIG_DEBUG_INFO_BTF)"
-    return Check("eBPF", ok=True, detail=detail, needed=False)
+    if not reads_tasks:
+        detail = "the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)"
+        return Check("eBPF", ok=False, detail=detail, hint=meanwhile, needed=False)
+    return Check("eBPF", ok=True, detail="owners are noted in the kernel", needed=False)

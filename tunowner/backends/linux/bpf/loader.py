@@ -58,11 +58,18 @@ def cgroup_root() -> Path:
 
 
 def open_map(cgroup: str | None) -> OwnerMap | None:
-    """Attach to a cgroup, or to the whole machine; there it is done without where it is refused."""
+    """Attach to a cgroup, or to the whole machine; there it is done without where it is refused.
+
+    It is done without on a kernel without BTF, too: a note without start and exec id can be taken for
+    a program that came later (two scenarios of tests/accuracy), where /proc is never wrong.
+    """
     if cgroup is not None:
         return OwnerMap(Path(cgroup))
     with suppress(TunOwnerError, OSError):
-        return OwnerMap()
+        found = OwnerMap()
+        if found.reads_tasks:
+            return found
+        found.close()
     return None
 
 
