@@ -149,8 +149,8 @@ class PacketLoop:
     def _perform(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
-                case Carry(packet, flow, verdict):
-                    self._plane.carry(packet, flow, verdict)
+                case Carry(packet, flow, verdict, first):
+                    self._plane.carry(packet, flow, verdict, first=first)
                 case Lookup(flow, ticket):
                     self._look_up(action, flow, ticket)
                 case Announce(flow, decision):

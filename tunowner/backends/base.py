@@ -119,8 +119,12 @@ class DataPlane(Protocol):
     def read(self) -> bytes | None:
         """Return one IP packet, None when none waits; raise DeviceClosed when the device went."""
 
-    def carry(self, packet: bytes, flow: FlowKey | None, action: str) -> None:
+    def carry(
+        self, packet: bytes, flow: FlowKey | None, action: str, *, first: bool = False
+    ) -> None:
         """Send `packet` the way of `action`: `direct`, `block`, `drop` or an outbound's name.
+
+        `first` says that no packet of the flow was carried since it was decided; it saves time.
 
         Never raises for a packet; what the kernel does not take is counted. An outbound that is
         down refuses (TCP RST, ICMP), it never falls back.

@@ -205,7 +205,14 @@ class MemoryDataPlane:
             self._packets.set(ringing=bool(self._queue))
             return packet
 
-    def carry(self, packet: bytes, flow: FlowKey | None, action: str) -> None:
+    def carry(
+        self,
+        packet: bytes,
+        flow: FlowKey | None,
+        action: str,
+        *,
+        first: bool = False,  # noqa: ARG002 - nothing is remembered here
+    ) -> None:
         """See DataPlane.carry. An action that nobody defined is the caller's bug: ValueError."""
         outbounds = [outbound.name for outbound in self.settings.outbounds]
         if action not in (*BUILTIN_ACTIONS, *outbounds):

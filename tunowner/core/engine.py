@@ -59,11 +59,15 @@ class Lookup(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """Let `packet` go the way of `action`. `flow` is None when the packet names none."""
+    """Let `packet` go the way of `action`. `flow` is None when the packet names none.
+
+    `first`: it is the flow's first since the decision, so the kernel remembers no verdict yet.
+    """
 
     packet: bytes
     flow: FlowKey | None
     action: str
+    first: bool = False
 
 
 class Announce(NamedTuple):
@@ -287,6 +291,7 @@ class Engine:
         recent = _Recent(entry.sequence, self._now, decision.action)
         self._recent.put(flow, recent, self._now)
         carried = [self._carry(packet, flow, decision.action) for packet in entry.packets]
+        carried[:1] = [carry._replace(first=True) for carry in carried[:1]]
         return [*carried, Announce(flow, decision), *self._watch(flow, decision)]
 
     def _watch(self, flow: FlowKey, decision: Decision) -> list[Action]:

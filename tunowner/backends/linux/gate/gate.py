@@ -78,31 +78,37 @@ class Gate:
     def read(self) -> bytes | None:
         return self._tun.read()
 
-    def carry(self, packet: bytes, flow: FlowKey | None, action: str) -> None:
+    def carry(
+        self, packet: bytes, flow: FlowKey | None, action: str, *, first: bool = False
+    ) -> None:
         """Send `packet` the way of `action`. See DataPlane.carry."""
         target = destination(packet)
         if target is None:
             self._counters.lost += 1
             return
-        sent = self._send(packet, target, self._mark_of_action[action], flow)
+        mark = self._mark_of_action[action]
+        if flow is not None and mark in self._passing_marks:
+            sent = self._pass(packet, target, mark, flow, first=first)
+        else:
+            sent = self._parts.sender.send(packet, target, mark, flow)
         if sent is Sent.NO_ROUTE:
             # The program learns now what the kernel would have told it: there is no way out.
             self._parts.sender.send(packet, target, self._plan.marks.refuse, flow)
         self._count(sent, action)
 
-    def _send(self, packet: bytes, target: bytes, mark: int, flow: FlowKey | None) -> Sent:
-        """Send with the verdict's mark, in place of the entry that the first pass made.
+    def _pass(self, packet: bytes, target: bytes, mark: int, flow: FlowKey, *, first: bool) -> Sent:
+        """Send with a mark that lets the flow pass, in place of the entry that the first pass made.
 
-        The table refuses a passing verdict while that entry is there, so it is deleted and the
-        packet sent again. A program's own retransmission may have made another one in between.
-        Fragments meet the table when the last of them makes their datagram whole, and only that one
-        could be sent again: for them the entry has to go first.
+        The table refuses the packet while that entry is there: it is deleted and the packet sent
+        again. A program's own retransmission may have made another one in between. Fragments meet
+        the table when the last of them makes their datagram whole, and only that one could be sent
+        again: for them the entry has to go before.
         """
-        if flow is not None and mark in self._passing_marks and is_fragment(packet):
+        if first or is_fragment(packet):
             self._parts.conntrack.forget(flow)
         sent = self._parts.sender.send(packet, target, mark, flow)
         for _ in range(_ATTEMPTS):
-            if sent is not Sent.REFUSED or flow is None or mark not in self._passing_marks:
+            if sent is not Sent.REFUSED:
                 break
             self._parts.conntrack.forget(flow)
             sent = self._parts.sender.send(packet, target, mark, flow)
