@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.core import packets as p
 from tunowner.app.events import EventMaker
-from tunowner.control.render import clean, event_line, owner_block
+from tunowner.control.render import clean, event_line
 from tunowner.core.model import Decision, Grade, Owner, Process
 
 CURL = Process(812, 1, "/usr/bin/curl", 1000, "ana")
@@ -73,9 +73,6 @@ def test_a_hostile_process_cannot_draw_on_the_terminal() -> None:
     owner = Owner(Grade.EXACT, (Process(1, 1, EVIL, 0, EVIL),), detail=EVIL)
     decision = Decision("direct", owner, EVIL, EVIL, EVIL)
     assert line(decision).isprintable()
-    block = owner_block("tcp :1", owner)
-    assert all(it.isprintable() for it in block.split("\n"))
-    assert len(block.split("\n")) == 5
 
 
 def test_ready_and_stopped() -> None:
@@ -87,28 +84,3 @@ def test_ready_and_stopped() -> None:
     stopped = maker.other("stopped", statistics={"packets": 3, "flows": 0, "carried": 2})
     assert event_line(stopped) == "stopped: packets 3, carried 2"
     assert event_line(maker.other("later\x1b")) == "later\\x1b"
-
-
-def test_the_block_of_an_owner() -> None:
-    owner = Owner(Grade.EXACT, (CURL,), backend="sock_diag", lookup_us=60)
-    assert owner_block("tcp 127.0.0.1:80", owner) == (
-        "tcp 127.0.0.1:80\n"
-        "  owner   curl  pid 812\n"
-        "  path    /usr/bin/curl\n"
-        "  user    ana\n"
-        "  grade   exact by sock_diag, 0.1 ms"
-    )
-
-
-def test_the_block_lists_all_candidates() -> None:
-    owner = Owner(Grade.AMBIGUOUS, (CURL, Process(9, 2, "/bin/x", 0, None, deleted=True)))
-    block = owner_block("udp :53", owner)
-    assert "pid 812" in block
-    assert "pid 9" in block
-    assert "/bin/x (deleted)" in block
-    assert "user    0" in block
-
-
-def test_the_block_of_nobody_names_the_sockets_user() -> None:
-    block = owner_block("udp :53", Owner(Grade.KERNEL, uid=0, user="root", detail="a tunnel"))
-    assert block.split("\n")[1:] == ["  user    root", "  grade   kernel (a tunnel), 0.0 ms"]

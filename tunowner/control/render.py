@@ -1,4 +1,4 @@
-"""Words for people: a line for a flow, a block for an owner. JSON needs none of this."""
+"""Words for people: a line for an event. JSON needs none of this."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tunowner.app.events import Event
-    from tunowner.core.model import Owner
 
 
 def clean(value: object) -> str:
@@ -58,19 +57,3 @@ def _program(owner: dict[str, object]) -> str:
         user = f" {clean(owner['user'])}" if owner["user"] else ""
         return f"(unknown: {owner['grade']}){user}"
     return f"{clean(owner['name'] or '?')}[{owner['pid']}] {clean(owner['user'] or owner['uid'])}"
-
-
-def owner_block(title: str, owner: Owner) -> str:
-    """Return the answer of `who`, several lines."""
-    detail = f" ({clean(owner.detail)})" if owner.detail else ""
-    lines = [clean(title)]
-    for process in owner.candidates:
-        deleted = " (deleted)" if process.deleted else ""
-        lines.append(f"  owner   {clean(process.name or '?')}  pid {process.pid}")
-        lines.append(f"  path    {clean(process.path or '?')}{deleted}")
-        lines.append(f"  user    {clean(process.user or process.uid)}")
-    if not owner.candidates and owner.uid is not None:
-        lines.append(f"  user    {clean(owner.user or owner.uid)}")
-    how = f" by {owner.backend}" if owner.backend else ""
-    lines.append(f"  grade   {owner.grade}{detail}{how}, {owner.lookup_us / 1000:.1f} ms")
-    return "\n".join(lines)

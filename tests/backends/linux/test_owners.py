@@ -384,7 +384,7 @@ wait(); v.send(b'x'); got = socket.recv_fds(v, 1, 1); tell(child=child); wait();
             Process(8, 9, "/usr/bin/late"),
             Process(9, 8, "/usr/bin/early"),
         ]
-        order = sorted(started, key=module._age)
+        order = sorted(started, key=module.age)
         assert [process.pid for process in order] == [9, 8, 1, 7]
 
     def test_exec_keeps_the_socket(

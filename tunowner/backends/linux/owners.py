@@ -313,7 +313,7 @@ class _Answer:
 
             def place(holder: Holder) -> tuple[bool, bool, bool, int, int]:
                 unnoted = holder.pid not in self.preferred
-                return unnoted, holder not in before, *_age(seen[holder])
+                return unnoted, holder not in before, *age(seen[holder])
 
             order = sorted(seen, key=place)
             self._memory.settle(row.cookie, tuple(order))
@@ -355,6 +355,7 @@ def _grade(row: SocketRow) -> Grade:
     return Grade.EXACT if row.connected or row.protocol == TCP else Grade.WILDCARD
 
 
-def _age(process: Process) -> tuple[bool, int, int]:
+def age(process: Process) -> tuple[bool, int, int]:
+    """Order holders: the one that opened what the others inherited first, launchers last."""
     hands_on = process.pid == 1 or process.name in LAUNCHERS
     return hands_on, process.start, process.pid

@@ -17,7 +17,7 @@ from socket import ntohs
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tunowner.backends.base import TableQuery
-from tunowner.backends.linux.owners import LAUNCHERS
+from tunowner.backends.linux.owners import age
 from tunowner.backends.linux.process import OpenProcess
 from tunowner.backends.linux.procfs import UserNames, owner_of, pids
 from tunowner.backends.linux.sockdiag import AF_INET, AF_INET6, CLOSE_WAIT, ESTABLISHED, SYN_RECV
@@ -212,7 +212,7 @@ class _Holders:
         inodes: Sequence[int],
         uids: tuple[int, ...],
     ) -> None:
-        """Add a holder to each of its sockets, once, and keep them in the order of `_age`."""
+        """Add a holder to each of its sockets, once, and keep them in the order of `owners.age`."""
         fields = zip(repeat(process), fds, repeat(uids), strict=False)
         made = list(map(partial(tuple.__new__, SocketHolder), fields))
         if self._found.keys().isdisjoint(inodes) and len(set(inodes)) == len(inodes):
@@ -221,7 +221,9 @@ class _Holders:
         for inode, holder in zip(inodes, made, strict=True):
             others = self._found.get(inode, ())
             if all(other.process != process for other in others):
-                self._found[inode] = tuple(sorted((*others, holder), key=_age))
+                self._found[inode] = tuple(
+                    sorted((*others, holder), key=lambda it: age(it.process))
+                )
 
 
 def _connections(
@@ -279,13 +281,6 @@ def _dump(query: TableQuery) -> list[_Group]:
 
 def _unique(rows: list[TableRow]) -> list[TableRow]:
     return list({row[COOKIE]: row for row in rows}.values())
-
-
-def _age(holder: SocketHolder) -> tuple[bool, int, int]:
-    """Order holders as `owners` does: the one that opened what the others inherited goes first."""
-    process = holder.process
-    hands_on = process.pid == 1 or process.name in LAUNCHERS
-    return hands_on, process.start, process.pid
 
 
 def _comparison() -> Callable[[int, int], bool]:
