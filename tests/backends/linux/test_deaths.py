@@ -57,16 +57,16 @@ def test_tcp_is_told_only_on_request() -> None:
 
 
 def test_lost_messages_are_told_as_none() -> None:
-    with closing(Deaths()) as deaths:
-        deaths._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel's least
-        cookies = []
+    with closing(Deaths()) as roomy, closing(Deaths()) as small:
+        small._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel's least
         for _ in range(200):
             with socket.socket(type=socket.SOCK_DGRAM) as end:
                 end.bind(("127.0.0.1", 0))
-                cookies.append(cookie_of(end))
+                cookie = cookie_of(end)
+        assert closed_soon(roomy, cookie)  # by now the kernel has told of all of them
         answers = []
-        while select.select([deaths], [], [], 0.5)[0]:
-            answers.append(deaths.read())
+        while select.select([small], [], [], 0.5)[0]:
+            answers.append(small.read())
         assert None in answers
 
 

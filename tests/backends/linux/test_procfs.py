@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import socket
@@ -121,9 +120,12 @@ def test_an_open_directory_does_not_follow_a_reused_pid() -> None:
 def test_descriptor_count_is_that_of_the_table() -> None:
     if me().descriptor_count() == 0:
         pytest.skip("older than Linux 6.2")
-    gc.collect()  # descriptors that wait to be closed would be counted once and not again
     process = me()
-    assert process.descriptor_count() == len(list(Path("/proc/self/fd").iterdir())) - 1
+    # A thread or an object of an earlier test may close its own in between: then once more.
+    assert any(
+        process.descriptor_count() == len(list(Path("/proc/self/fd").iterdir())) - 1
+        for _ in range(50)
+    )
 
 
 @pytest.fixture
