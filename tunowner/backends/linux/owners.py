@@ -220,10 +220,6 @@ class LinuxOwners:
             owner = answer.owner()
             if owner.candidates:
                 return owner
-        noted = self._far_witness.last_user(answer.rows[0], self._users)
-        if noted is not None and len(answer.rows) == 1:
-            return noted
-        if answer.holders:
             return answer.without(Grade.UID_ONLY)
         cookies = {row.cookie for row in answer.rows}
         first = answer.rows[0]
@@ -232,7 +228,9 @@ class LinuxOwners:
         except OSError as error:
             return answer.refused(error)
         if not any(row.inode and row.cookie in cookies for row in now):
-            return answer.without(Grade.CLOSED)
+            noted = self._far_witness.last_user(first, self._users)
+            return noted if noted and len(answer.rows) == 1 else answer.without(Grade.CLOSED)
+        # It lives and nobody was seen with it. Who opened it may have passed it on: no name then.
         return answer.without(Grade.DENIED if denied else Grade.KERNEL)
 
 

@@ -57,7 +57,7 @@ class NoWitness:
         return None
 
     def last_user(self, row: SocketRow, names: Names) -> Owner | None:  # noqa: ARG002
-        """Answer for a connected socket that no process was found to hold."""
+        """Answer for a connected socket that was closed while its holder was sought."""
         return None
 
     def holders(self, row: SocketRow) -> tuple[Holder, ...]:  # noqa: ARG002
@@ -97,7 +97,7 @@ class Witness(NoWitness):
         process = self._programs.opener(record.last, names)
         if process is None:
             return None
-        detail = f"no process holds it now; {record.last.comm} opened it"
+        detail = f"closed since; {record.last.comm} opened it"
         return _made((process,), row.uid, row.cookie, names, time.monotonic(), detail)
 
     def holders(self, row: SocketRow) -> tuple[Holder, ...]:
