@@ -329,7 +329,12 @@ class MemoryBackend:
     ) -> MemoryOwners:
         return self.owners
 
-    def open_deaths(self, *, tcp: bool) -> MemoryDeaths:  # noqa: ARG002 - `put` tells of all
+    def open_deaths(
+        self,
+        *,
+        tcp: bool,  # noqa: ARG002 - `put` tells of all
+        owners: OwnerSource | None = None,  # noqa: ARG002
+    ) -> MemoryDeaths:
         return self.deaths
 
     def find_process(

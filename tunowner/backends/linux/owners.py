@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
+    from tunowner.backends.linux.bpf.closings import Closings
     from tunowner.backends.linux.bpf.loader import OwnerMap
     from tunowner.backends.linux.procfs import Names
 
@@ -87,6 +88,10 @@ class LinuxOwners:
         self._memory.clear()
         if self._bpf is not None:
             self._bpf.close()
+
+    def closings(self, *, tcp: bool) -> Closings | None:
+        """Start to tell of sockets that close, at once; None where that cannot be had."""
+        return None if self._bpf is None else self._bpf.closings(tcp=tcp)
 
     def quick(self, flow: FlowKey) -> Owner | None:
         names = KnownNames(self._users)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import contextmanager
-from ctypes import POINTER, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import TYPE_CHECKING, Any
 
 from tunowner.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NAME = "libbpf.so.1"
 
@@ -50,6 +50,11 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
     "bpf_map__set_initial_value": (c_int, [c_void_p, c_void_p, c_size_t]),
     "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
+    "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_uint64]),
+    "ring_buffer__new": (c_void_p, [c_int, c_void_p, c_void_p, c_void_p]),
+    "ring_buffer__epoll_fd": (c_int, [c_void_p]),
+    "ring_buffer__consume": (c_int, [c_void_p]),
+    "ring_buffer__free": (None, [c_void_p]),
     "libbpf_set_print": (c_void_p, [c_void_p]),
 }
 
@@ -66,6 +71,14 @@ def open_library(file: str = NAME) -> ctypes.CDLL:
             f"{file} cannot be used ({error})", where="eBPF", hint="apt install libbpf1"
         ) from error
     return library
+
+
+def sample_function(take: Callable[[int | None, int, int], int]) -> Any:
+    """Return a ring_buffer_sample_fn: it gets a context, the address of a sample and its size.
+
+    It must be kept as long as the ring buffer is.
+    """
+    return ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)(take)
 
 
 @contextmanager

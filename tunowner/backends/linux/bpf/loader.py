@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunowner.backends.linux.bpf import libbpf
+from tunowner.backends.linux.bpf.closings import Closings
 from tunowner.backends.linux.bpf.programs import Programs
 from tunowner.backends.linux.bpf.records import (
     ENTRY,
@@ -122,6 +123,17 @@ class OwnerMap:
         """Return what answers from the maps, for one thread."""
         return Witness(Reader(self), self._programs)
 
+    def closings(self, *, tcp: bool) -> Closings | None:
+        """Tell of sockets of this network namespace that close; None where that cannot be had."""
+        netns = _network_namespace()
+        with suppress(OSError):
+            return Closings(self, netns, tcp=tcp) if netns else None
+        return None
+
+    def fd(self, name: bytes) -> int:
+        """Return the descriptor of a map, which lives as long as this does."""
+        return int(self.library.bpf_map__fd(self._map(name)))
+
     def _open(self, sockets: int | None, *, may_do_without: bool) -> None:
         try:
             self._load(sockets)
@@ -146,8 +158,8 @@ class OwnerMap:
         self._undo.callback(self.library.bpf_object__close, made)
         self._configure(sockets)
         _try("load", lambda: self.library.bpf_object__load(made), log)
-        self.sockets_fd = self.library.bpf_map__fd(self._map(b"sockets"))
-        self.flows_fd = self.library.bpf_map__fd(self._map(b"flows"))
+        self.sockets_fd = self.fd(b"sockets")
+        self.flows_fd = self.fd(b"flows")
 
     def _configure(self, sockets: int | None) -> None:
         flag = ctypes.c_uint32(self.reads_tasks)

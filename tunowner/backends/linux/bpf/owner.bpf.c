@@ -34,9 +34,10 @@ static u64 (*get_socket_cookie)(void *context) = (void *)46;
 static long (*probe_read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 static u64 (*get_netns_cookie)(void *context) = (void *)122;
 static u64 (*ktime_get_boot_ns)(void) = (void *)125;
+static long (*ringbuf_output)(void *ringbuf, void *data, u64 size, u64 flags) = (void *)130;
 
 enum { AF_INET = 2, AF_INET6 = 10, IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
-enum { BPF_ANY = 0, BPF_NOEXIST = 1, LRU_HASH = 9 };
+enum { BPF_ANY = 0, BPF_NOEXIST = 1, LRU_HASH = 9, RINGBUF = 27 };
 
 struct bpf_sock {
     u32 bound_dev_if, family, type, protocol, mark, priority, src_ip4, src_ip6[4], src_port;
@@ -159,6 +160,18 @@ struct {
     struct flow *key;
     struct entry *value;
 } flows SEC(".maps");
+
+/* Cookies of sockets, told before their port is free. A full buffer loses some: the kernel's own
+ * messages (SKNLGRP_*_DESTROY), which come milliseconds later, are read as well. */
+struct {
+    int (*type)[RINGBUF];
+    int (*max_entries)[262144];
+} closings SEC(".maps");
+
+/* Whose closings are told: of this network namespace, none when it is 0, and also those of TCP. */
+volatile struct {
+    u64 netns, tcp;
+} told;
 
 const volatile u32 reads_tasks = 1;
 /* The SHA-256 of this file, by which an object that was not rebuilt is found out. */
@@ -432,9 +445,12 @@ SEC("cgroup/sendmsg6") int sendmsg6(struct bpf_sock_addr *context)
 SEC("cgroup/sock_release") int released(struct bpf_sock *context)
 {
     u32 protocol = context->protocol;
+    u64 cookie = get_socket_cookie(context);
 
+    if ((protocol == IPPROTO_UDP || (told.tcp && protocol == IPPROTO_TCP)) && told.netns &&
+        told.netns == get_netns_cookie(context))
+        ringbuf_output(&closings, &cookie, sizeof(cookie), 0);
     if (reads_tasks && (protocol == IPPROTO_UDP || protocol == IPPROTO_TCP))
-        note_left((struct sock *)context, get_socket_cookie(context), get_netns_cookie(context),
-                  protocol);
+        note_left((struct sock *)context, cookie, get_netns_cookie(context), protocol);
     return 1;
 }
