@@ -160,7 +160,7 @@ def _local_fit(row: Row, local: bytes) -> int | None:
 class PortableOwners:
     """An `OwnerSource`. Nothing is quick here, so `quick` never knows."""
 
-    def quick(self, flow: FlowKey) -> Owner | None:  # noqa: ARG002 - a promise of OwnerSource
+    def quick(self, flow: FlowKey, since: float | None = None) -> Owner | None:  # noqa: ARG002
         return None
 
     def walk(self, flows: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, Owner]]:

@@ -40,7 +40,7 @@ class LinuxBackend:
             return LinuxOwners(interface=interface_index)
         from tunowner.backends.linux.bpf.loader import open_map
 
-        return LinuxOwners(interface=interface_index, bpf=open_map(ebpf.cgroup))
+        return LinuxOwners(interface=interface_index, bpf=open_map(ebpf.cgroup, interface_index))
 
     def open_deaths(self, *, tcp: bool, owners: OwnerSource | None = None) -> SocketDeaths:
         from tunowner.backends.linux.deaths import Deaths, DeathsAtOnce

@@ -37,15 +37,50 @@ class OpenOptions(ctypes.Structure):
     )
 
 
+class TcHook(ctypes.Structure):
+    """struct bpf_tc_hook of <bpf/libbpf.h>."""
+
+    _fields_ = (
+        ("size", c_size_t),
+        ("interface", c_int),
+        ("attach_point", c_uint32),
+        ("parent", c_uint32),
+        ("unused", c_uint32),
+    )
+
+
+class TcOptions(ctypes.Structure):
+    """struct bpf_tc_opts of <bpf/libbpf.h>."""
+
+    _fields_ = (
+        ("size", c_size_t),
+        ("program_fd", c_int),
+        ("flags", c_uint32),
+        ("program_id", c_uint32),
+        ("handle", c_uint32),
+        ("priority", c_uint32),
+        ("unused", c_uint32),
+    )
+
+
+TC_INGRESS, TC_EGRESS = 1, 2
+
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_object__open_file": (c_void_p, [c_char_p, POINTER(OpenOptions)]),
     "bpf_object__load": (c_int, [c_void_p]),
     "bpf_object__close": (None, [c_void_p]),
     "bpf_object__next_program": (c_void_p, [c_void_p, c_void_p]),
+    "bpf_object__find_program_by_name": (c_void_p, [c_void_p, c_char_p]),
     "bpf_object__find_map_by_name": (c_void_p, [c_void_p, c_char_p]),
     "bpf_program__name": (c_char_p, [c_void_p]),
+    "bpf_program__fd": (c_int, [c_void_p]),
+    "bpf_program__set_autoload": (c_int, [c_void_p, c_bool]),
     "bpf_program__attach_cgroup": (c_void_p, [c_void_p, c_int]),
     "bpf_link__destroy": (c_int, [c_void_p]),
+    "bpf_tc_hook_create": (c_int, [POINTER(TcHook)]),
+    "bpf_tc_hook_destroy": (c_int, [POINTER(TcHook)]),
+    "bpf_tc_attach": (c_int, [POINTER(TcHook), POINTER(TcOptions)]),
+    "bpf_tc_detach": (c_int, [POINTER(TcHook), POINTER(TcOptions)]),
     "bpf_map__fd": (c_int, [c_void_p]),
     "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
     "bpf_map__set_initial_value": (c_int, [c_void_p, c_void_p, c_size_t]),
