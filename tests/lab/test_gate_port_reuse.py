@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.backends.linux.bpf_cgroup import own_cgroup
 from tests.lab.processes import finish
 from tests.lab.topology import BY_ETH, BY_VPN, CLIENT4, CLIENT6, SERVICE4, SERVICE6
 
@@ -167,3 +168,19 @@ def test_udp(world: World, target: str) -> None:
     assert Counter(passes) == {"ok": rounds}
     assert Counter(refused) == {"ECONNREFUSED": rounds}
     assert sum(it.packets for it in world.arrivals.flows()) == rounds
+
+
+@pytest.mark.parametrize("target", [SERVICE4, SERVICE6])
+def test_udp_with_ebpf(world: World, target: str) -> None:
+    """The device tells which socket a packet is from, so that a port just left is no doubt."""
+    rounds = 30
+    with own_cgroup() as cgroup:
+        engine = world.engine(RULES, "--cgroup", str(cgroup))
+        passes, refused = alternate(
+            world.app("passes"), world.app("blocked"), "udp", target, rounds, pause=WINDOW_S
+        )
+        assert Counter(passes) == {"ok": rounds}
+        assert Counter(refused) == {"ECONNREFUSED": rounds}
+        assert engine.stop() == 0  # before its cgroup goes
+    owners = [event["owner"] for event in engine.matching(event="open")]
+    assert {owner["grade"] for owner in owners} == {"exact"}

@@ -54,6 +54,7 @@ class PacketLoop:
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
         self._refresh_due: float | None = None
+        self._empty_at: float | None = None
         self._stopping = False
 
     @property
@@ -106,10 +107,12 @@ class PacketLoop:
 
     def _read_packets(self) -> None:
         for _ in range(PACKETS_PER_TURN):
+            now = time.monotonic()
             packet = self._plane.read()
             if packet is None:
+                self._empty_at = now
                 return
-            self._perform(self._engine.packet_read(packet, time.monotonic()))
+            self._perform(self._engine.packet_read(packet, now))
 
     def _read_deaths(self) -> None:
         cookies = self._deaths.read()
@@ -161,7 +164,7 @@ class PacketLoop:
                     assert_never(action)
 
     def _look_up(self, lookup: Lookup, flow: FlowKey, ticket: int) -> None:
-        owner = self._owners.quick(flow)
+        owner = self._owners.quick(flow, self._empty_at)
         if owner is None:
             self._worker.submit(lookup)
         else:

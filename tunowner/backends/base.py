@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 class OwnerSource(Protocol):
     """Answers "which process holds the local socket of this flow?"."""
 
-    def quick(self, flow: FlowKey) -> Owner | None:
+    def quick(self, flow: FlowKey, since: float | None = None) -> Owner | None:
         """Answer from what is cheap to ask (about 100 us at most), or None when a walk is needed.
+
+        `since`: the packet in hand came into the device's queue after this moment (seconds as by
+        time.monotonic()), since the queue was empty then. None where that is not known.
 
         Called on the packet loop, so it must never scan all processes. Never raises for a flow.
         A None is a promise that `walk` may know more; a final answer (`absent`, say) is an Owner.
@@ -193,10 +196,10 @@ class Backend(Protocol):
         With `ebpf` programs are attached until it is closed; nothing of others is disturbed.
         """
 
-    def open_deaths(self, *, tcp: bool) -> SocketDeaths:
+    def open_deaths(self, *, tcp: bool, owners: OwnerSource | None = None) -> SocketDeaths:
         """Start to listen for UDP sockets that close, with `tcp` for TCP sockets too.
 
-        Raises BackendError where that is not told.
+        `owners` are asked to tell as well, if they hear of it sooner; close this before them. Raises BackendError where that is not told.
         """
 
     def find_process(

@@ -56,7 +56,7 @@ class MemoryOwners:
         self._owners.pop(flow, None)
         self._slow.discard(flow)
 
-    def quick(self, flow: FlowKey) -> Owner | None:
+    def quick(self, flow: FlowKey, since: float | None = None) -> Owner | None:  # noqa: ARG002
         return None if flow in self._slow else self._answer(flow)
 
     def walk(self, flows: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, Owner]]:
@@ -329,7 +329,12 @@ class MemoryBackend:
     ) -> MemoryOwners:
         return self.owners
 
-    def open_deaths(self, *, tcp: bool) -> MemoryDeaths:  # noqa: ARG002 - `put` tells of all
+    def open_deaths(
+        self,
+        *,
+        tcp: bool,  # noqa: ARG002 - `put` tells of all
+        owners: OwnerSource | None = None,  # noqa: ARG002
+    ) -> MemoryDeaths:
         return self.deaths
 
     def find_process(

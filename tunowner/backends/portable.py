@@ -160,7 +160,7 @@ def _local_fit(row: Row, local: bytes) -> int | None:
 class PortableOwners:
     """An `OwnerSource`. Nothing is quick here, so `quick` never knows."""
 
-    def quick(self, flow: FlowKey) -> Owner | None:  # noqa: ARG002 - a promise of OwnerSource
+    def quick(self, flow: FlowKey, since: float | None = None) -> Owner | None:  # noqa: ARG002
         return None
 
     def walk(self, flows: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, Owner]]:
@@ -338,7 +338,7 @@ class PortableBackend:
     def open_data_plane(self, settings: GateSettings) -> DataPlane:  # noqa: ARG002
         raise _only_owners("intercept flows")
 
-    def open_deaths(self) -> SocketDeaths:
+    def open_deaths(self, *, tcp: bool, owners: OwnerSource | None = None) -> SocketDeaths:  # noqa: ARG002
         raise _only_owners("tell of sockets that close")
 
     def open_owners(

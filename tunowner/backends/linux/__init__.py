@@ -40,12 +40,15 @@ class LinuxBackend:
             return LinuxOwners(interface=interface_index)
         from tunowner.backends.linux.bpf.loader import open_map
 
-        return LinuxOwners(interface=interface_index, bpf=open_map(ebpf.cgroup))
+        return LinuxOwners(interface=interface_index, bpf=open_map(ebpf.cgroup, interface_index))
 
-    def open_deaths(self, *, tcp: bool) -> SocketDeaths:
-        from tunowner.backends.linux.deaths import Deaths
+    def open_deaths(self, *, tcp: bool, owners: OwnerSource | None = None) -> SocketDeaths:
+        from tunowner.backends.linux.deaths import Deaths, DeathsAtOnce
+        from tunowner.backends.linux.owners import LinuxOwners
 
-        return Deaths(tcp=tcp)
+        surely = Deaths(tcp=tcp)
+        early = owners.closings(tcp=tcp) if isinstance(owners, LinuxOwners) else None
+        return surely if early is None else DeathsAtOnce(early, surely)
 
     def find_process(
         self,

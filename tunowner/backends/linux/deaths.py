@@ -7,11 +7,16 @@ net/core/sock_diag.c), by a message with the socket's cookie. Any process may li
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import struct
+from typing import TYPE_CHECKING
 
 from tunowner.backends.linux import netlink
 from tunowner.errors import BackendError
+
+if TYPE_CHECKING:
+    from tunowner.backends.linux.bpf.closings import Closings
 
 _UDP_GROUPS, _TCP_GROUPS = (2, 4), (1, 3)
 """SKNLGRP_INET_UDP_DESTROY, INET6_UDP, INET_TCP, INET6_TCP in <linux/sock_diag.h>."""
@@ -70,6 +75,29 @@ class Deaths:
 
     def close(self) -> None:
         self._socket.close()
+
+
+class DeathsAtOnce:
+    """Deaths that eBPF tells of in close(2), and again `surely`, by the kernel's own messages."""
+
+    def __init__(self, early: Closings, surely: Deaths) -> None:
+        self._early, self._surely = early, surely
+        self._both = select.epoll()
+        for source in (early, surely):
+            self._both.register(source.fileno(), select.EPOLLIN)
+
+    def fileno(self) -> int:
+        return self._both.fileno()
+
+    def read(self) -> list[int] | None:
+        """See SocketDeaths.read."""
+        early, late = self._early.read(), self._surely.read()
+        return None if late is None else early + late
+
+    def close(self) -> None:
+        self._both.close()
+        self._early.close()
+        self._surely.close()
 
 
 def _cookies(buffer: bytes) -> list[int]:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from tunowner.backends.linux.bpf.exact import ExactDiag
 from tunowner.backends.linux.bpf.witness import NoWitness
 from tunowner.backends.linux.cgroups import CgroupPids
-from tunowner.backends.linux.holders import Holder, Memory, Search
+from tunowner.backends.linux.holders import Holder, Lru, Memory, Search
 from tunowner.backends.linux.procfs import KnownNames, UserNames, describe
 from tunowner.backends.linux.sockdiag import (
     CLOSE_WAIT,
@@ -42,10 +42,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
+    from tunowner.backends.linux.bpf.closings import Closings
     from tunowner.backends.linux.bpf.loader import OwnerMap
     from tunowner.backends.linux.procfs import Names
 
 BACKEND = "procfs"
+FLOWS = 16_384
+"""Flows that may wait for a walk at a time."""
 LAUNCHERS = frozenset({"systemd", "inetd", "xinetd"})
 """Programs that pass sockets to others (sd_listen_fds(3), inetd(8)); last choice as primary."""
 
@@ -66,6 +69,7 @@ class LinuxOwners:
         self._far = SockDiag()  # for `walk`, which runs on another thread
         self._near_witness = NoWitness() if bpf is None else bpf.witness()
         self._far_witness = NoWitness() if bpf is None else bpf.witness()
+        self._since: Lru[FlowKey, float] = Lru(FLOWS)
         self._memory = Memory()
         self._users = UserNames()
         self._groups = CgroupPids()
@@ -88,17 +92,26 @@ class LinuxOwners:
         if self._bpf is not None:
             self._bpf.close()
 
-    def quick(self, flow: FlowKey) -> Owner | None:
+    def closings(self, *, tcp: bool) -> Closings | None:
+        """Start to tell of sockets that close, at once; None where that cannot be had."""
+        return None if self._bpf is None else self._bpf.closings(tcp=tcp)
+
+    def quick(self, flow: FlowKey, since: float | None = None) -> Owner | None:
+        if since is not None and self._bpf is not None:
+            self._since.put(flow, since)  # should it come to a walk
         names = KnownNames(self._users)
         witness = self._near_witness
         try:
-            noted = self._noted(flow, self._near, witness, names)
+            noted = self._noted(flow, self._near, witness, names, since)
             if noted is not None:
                 return None if names.missed or _nameless(noted) else noted
             answer = _Answer(self._memory, names)
-            answer.rows = _living(self._near.sockets(flow, self.interface))
+            rows = _living(self._near.sockets(flow, self.interface))
+            answer.rows = witness.narrow(flow, rows, since)
         except OSError:
             return None
+        if rows and not answer.rows:
+            return answer.changed_hands()
         if answer.is_final:
             owner = self._final(answer, flow, witness, names)
             return None if names.missed or _nameless(owner) else owner
@@ -112,11 +125,16 @@ class LinuxOwners:
         return owner if owner.candidates and not names.missed else None
 
     def _noted(
-        self, flow: FlowKey, diag: SockDiag, witness: NoWitness, names: Names
+        self,
+        flow: FlowKey,
+        diag: SockDiag,
+        witness: NoWitness,
+        names: Names,
+        since: float | None,
     ) -> Owner | None:
         if self._bpf is None:
             return None
-        return witness.answer(flow, diag.exact(flow, self.interface), names)
+        return witness.answer(flow, diag.exact(flow, self.interface), names, since)
 
     def _recall(self, row: SocketRow) -> tuple[Holder, ...]:
         """Find who holds a socket without a search: settled before, as noted, by guessing."""
@@ -147,13 +165,17 @@ class LinuxOwners:
         """Return what the kernel knows of a flow: an owner, or sockets whose holders are sought."""
         answer = _Answer(self._memory, self._users)
         try:
-            owner = self._noted(flow, self._far, self._far_witness, self._users)
+            since = self._since.get(flow)
+            owner = self._noted(flow, self._far, self._far_witness, self._users, since)
             if owner is None:
-                answer.rows = _living(self._far.sockets(flow, self.interface))
+                rows = _living(self._far.sockets(flow, self.interface))
+                answer.rows = self._far_witness.narrow(flow, rows, since)
         except OSError as error:
             return answer.refused(error)
         if owner is not None:
             return owner
+        if rows and not answer.rows:
+            return answer.changed_hands()
         if answer.is_final:
             return self._final(answer, flow, self._far_witness, self._users)
         answer.prefer(self._far_witness)
@@ -270,6 +292,10 @@ class _Answer:
 
     def without(self, grade: Grade, detail: str = "") -> Owner:
         return self._made(grade, (), detail)
+
+    def changed_hands(self) -> Owner:
+        """Say that a socket which is gone may have been the sender; who had it is not known."""
+        return self.without(Grade.AMBIGUOUS, "the port has changed hands")
 
     def refused(self, error: OSError) -> Owner:
         return self._made(Grade.DENIED, (), f"sock_diag: {error.strerror}")

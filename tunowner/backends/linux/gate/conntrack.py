@@ -5,6 +5,10 @@ binding is "none", so NAT would be skipped on the second pass: an outbound's pac
 the wrong source, and a flow that somebody else redirects (kube-proxy, a transparent proxy) would miss
 its target. Therefore that entry is deleted before the packet is sent again.
 
+A verdict that has ended is another matter: were the entry deleted, an answer still on its way would
+make one the other way round, and all that any program then sends would pass as answers of a server
+of ours. So the entry stays and its mark says "ask again", unless NAT is bound to it.
+
 Messages: <linux/netfilter/nfnetlink.h>, <linux/netfilter/nfnetlink_conntrack.h>.
 """
 
@@ -23,6 +27,7 @@ from tunowner.backends.linux.netlink import (
     NLM_F_ACK,
     NLM_F_REQUEST,
     error_number,
+    iter_attributes,
     iter_messages,
     message,
     pack_attribute,
@@ -30,12 +35,16 @@ from tunowner.backends.linux.netlink import (
 from tunowner.errors import BackendError
 
 if TYPE_CHECKING:
+    from tunowner.backends.linux.netlink import Message
     from tunowner.core.model import FlowKey
 
-_DELETE = (1 << 8) | 2  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE
+_SET, _GET, _DELETE = (1 << 8) | 0, (1 << 8) | 1, (1 << 8) | 2
+"""NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW, _GET, _DELETE; NEW changes what is there."""
 _GENERIC = struct.Struct("!BBH")  # struct nfgenmsg: family, version, resource
 _U16, _U32 = struct.Struct("!H"), struct.Struct("!I")
-_TUPLE_ORIG, _MARK, _MARK_MASK = 1, 8, 21  # CTA_*
+_TUPLE_ORIG, _STATUS, _MARK, _MARK_MASK = 1, 3, 8, 21  # CTA_*
+_NAT = 0x30
+"""IPS_SRC_NAT | IPS_DST_NAT of <linux/netfilter/nf_conntrack_common.h>."""
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _ADDRESSES = {4: (1, 2), 16: (3, 4)}  # CTA_IP_V4_SRC/DST, CTA_IP_V6_SRC/DST
 _PROTO_NUMBER, _PROTO_SOURCE, _PROTO_DESTINATION = 1, 2, 3
@@ -63,6 +72,19 @@ class Conntrack:
         """Delete the flow's entry: its NAT binding and the verdict that the kernel remembers."""
         self._delete(_family(flow), _flow_tuple(flow))
 
+    def ask_again(self, flow: FlowKey, mark: int, mask: int) -> None:
+        """Replace the flow's verdict by `mark`, under `mask`; where NAT is bound, delete the entry."""
+        status = self._status(flow)
+        if status is None:
+            return
+        if status & _NAT:
+            self.forget(flow)
+            return
+        marked = pack_attribute(_MARK, _U32.pack(mark)) + pack_attribute(
+            _MARK_MASK, _U32.pack(mask)
+        )
+        self._ask(_SET, NLM_F_ACK, _family(flow), _flow_tuple(flow) + marked)
+
     def flush(self, mark: int, mask: int) -> None:
         """Delete every entry of this network namespace with that mark under that mask."""
         select = pack_attribute(_MARK, _U32.pack(mark)) + pack_attribute(
@@ -71,16 +93,28 @@ class Conntrack:
         self._delete(socket.AF_UNSPEC, select)
 
     def _delete(self, family: int, body: bytes) -> None:
-        """Delete what `body` selects; nothing to delete is fine. The answer is made inside send()."""
+        """Delete what `body` selects; nothing to delete is fine."""
+        self._ask(_DELETE, NLM_F_ACK, family, body)
+
+    def _status(self, flow: FlowKey) -> int | None:
+        """Return IPS_* of the flow's entry, None where there is none."""
+        buffer, reply = self._ask(_GET, 0, _family(flow), _flow_tuple(flow))
+        attributes = iter_attributes(buffer, reply.start + _GENERIC.size, reply.end)
+        found = (value for kind, value in attributes if kind == _STATUS)
+        status = next(found, None) if reply.kind == _SET else None
+        return None if status is None else int.from_bytes(status, "big")
+
+    def _ask(self, kind: int, flags: int, family: int, body: bytes) -> tuple[bytes, Message]:
+        """Return the answer, which is made inside send(); ENOENT is one, too."""
         self._sequence += 1
-        flags = NLM_F_REQUEST | NLM_F_ACK
-        request = message(_DELETE, flags, self._sequence, _GENERIC.pack(family, 0, 0) + body)
-        self._socket.send(request)
+        head = _GENERIC.pack(family, 0, 0)
+        self._socket.send(message(kind, NLM_F_REQUEST | flags, self._sequence, head + body))
         while True:
             buffer = self._socket.recv(8192)
             for reply in iter_messages(buffer):
                 if reply.sequence == self._sequence:
-                    return _check(error_number(buffer, reply))
+                    _check(error_number(buffer, reply))
+                    return buffer, reply
 
 
 def _check(code: int) -> None:

@@ -115,7 +115,8 @@ class Gate:
         return sent
 
     def forget(self, flow: FlowKey) -> None:
-        self._parts.conntrack.forget(flow)
+        marks = self._plan.marks
+        self._parts.conntrack.ask_again(flow, marks.gate, marks.mask)
 
     def changes_fileno(self) -> int:
         return self._parts.monitor.fileno()
