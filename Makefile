@@ -25,8 +25,9 @@ lint: .venv/dev
 	$(BIN)/mypy --platform linux
 	$(BIN)/mypy --platform win32 --exclude tunowner/backends/linux/ tunowner
 
-bpf:  ## compile the eBPF program again; commit the object with its source (needs clang-14 and llvm-14)
-	.ci/build-bpf $(CURDIR)/tunowner/backends/linux/bpf/owner.bpf.o
+bpf:  ## compile the eBPF programs again; commit the objects with their sources (needs clang-14 and llvm-14)
+	.ci/build-bpf owner $(CURDIR)/tunowner/backends/linux/bpf/owner.bpf.o
+	.ci/build-bpf table $(CURDIR)/tunowner/backends/linux/bpf/table.bpf.o
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

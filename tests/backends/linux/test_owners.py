@@ -20,6 +20,7 @@ from tunowner.backends.linux import owners as module
 from tunowner.backends.linux.find import find_process
 from tunowner.backends.linux.holders import Holder, Lru, Memory
 from tunowner.backends.linux.owners import LinuxOwners
+from tunowner.backends.linux.process import age
 from tunowner.backends.linux.procfs import describe
 from tunowner.core.model import TCP, UDP, FlowKey, Grade, Owner, Process
 from tunowner.errors import TunOwnerError
@@ -384,7 +385,7 @@ wait(); v.send(b'x'); got = socket.recv_fds(v, 1, 1); tell(child=child); wait();
             Process(8, 9, "/usr/bin/late"),
             Process(9, 8, "/usr/bin/early"),
         ]
-        order = sorted(started, key=module.age)
+        order = sorted(started, key=age)
         assert [process.pid for process in order] == [9, 8, 1, 7]
 
     def test_exec_keeps_the_socket(

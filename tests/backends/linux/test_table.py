@@ -14,6 +14,8 @@ import pytest
 from tests.backends.linux.children import Child, Truth, server
 from tunowner.backends.base import TableQuery
 from tunowner.backends.linux import table as module
+from tunowner.backends.linux import table_holders
+from tunowner.backends.linux.bpf.holdings import Held, Holdings, open_holdings
 from tunowner.backends.linux.process import OpenProcess
 from tunowner.backends.linux.sockdiag import AF_INET
 from tunowner.backends.linux.sockdiag_table import TableDiag
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Start = Callable[..., tuple[Child, list[Truth]]]
+    ByCookie = Callable[..., dict[int | None, Connection]]
 
 if sys.platform != "linux":
     pytest.skip("needs Linux", allow_module_level=True)
@@ -48,15 +51,25 @@ def start() -> Iterator[Start]:
         yield begin
 
 
-def by_cookie(query: TableQuery | None = None) -> dict[int | None, Connection]:
-    return {row.cookie: row for row in connections(query or TableQuery())}
+@pytest.fixture(params=["procfs", pytest.param("ebpf", marks=pytest.mark.root)])
+def by_cookie(request: pytest.FixtureRequest) -> ByCookie:
+    """Read the table by the one way and by the other: both answer alike."""
+    held = open_holdings() if request.param == "ebpf" else None
+    if request.param == "ebpf" and held is None:
+        pytest.skip("the kernel does not take the iterators")
+
+    def read(query: TableQuery | None = None) -> dict[int | None, Connection]:
+        rows = connections(query or TableQuery(), lambda: held, many=0)
+        return {row.cookie: row for row in rows}
+
+    return read
 
 
 def pids(row: Connection) -> list[int]:
     return [holder.process.pid for holder in row.holders]
 
 
-def test_every_kind_of_socket(server: tuple[str, int], start: Start) -> None:
+def test_every_kind_of_socket(server: tuple[str, int], start: Start, by_cookie: ByCookie) -> None:
     code = """
 a, = json.loads(sys.argv[1])
 six = socket.create_server(('::1', 0), family=socket.AF_INET6)
@@ -81,7 +94,9 @@ tell(*socks); wait()"""
     assert seen[1].destination == "*"
 
 
-def test_what_is_told_of_a_holder(server: tuple[str, int], start: Start) -> None:
+def test_what_is_told_of_a_holder(
+    server: tuple[str, int], start: Start, by_cookie: ByCookie
+) -> None:
     child, truths = start(CLIENTS, server)
     rows = by_cookie()
     holders = [rows[truth.cookie].holders[0] for truth in truths]
@@ -99,7 +114,7 @@ def test_each_socket_once(server: tuple[str, int], start: Start) -> None:
 
 
 def test_shared_sockets_name_every_holder_the_oldest_first(
-    server: tuple[str, int], start: Start
+    server: tuple[str, int], start: Start, by_cookie: ByCookie
 ) -> None:
     code = """
 a, = json.loads(sys.argv[1]); s = tcp(a); time.sleep(0.05); child = os.fork()
@@ -112,13 +127,17 @@ tell(s, child=child); wait(); os.kill(child, 9)"""
     child.process.wait()
 
 
-def test_a_socket_twice_in_one_process_is_one_holder(server: tuple[str, int], start: Start) -> None:
+def test_a_socket_twice_in_one_process_is_one_holder(
+    server: tuple[str, int], start: Start, by_cookie: ByCookie
+) -> None:
     code = "a, = json.loads(sys.argv[1]); s = tcp(a); t = s.dup(); tell(s); wait()"
     child, (truth,) = start(code, server)
     assert pids(by_cookie()[truth.cookie]) == [child.pid]
 
 
-def test_a_thread_with_its_own_descriptors(server: tuple[str, int], start: Start) -> None:
+def test_a_thread_with_its_own_descriptors(
+    server: tuple[str, int], start: Start, by_cookie: ByCookie
+) -> None:
     code = """
 a, = json.loads(sys.argv[1])
 def work():
@@ -139,7 +158,7 @@ threads = [threading.Thread(target=work, args=(own,), daemon=True) for own in (0
 for thread in threads: thread.start()
 time.sleep(0.1); tell(tids=[thread.native_id for thread in threads]); wait()"""
     child, _ = start(code)
-    same = module._comparison()
+    same = table_holders._comparison()
     assert [same(child.pid, tid) for tid in child.said["tids"]] == [True, False]
 
 
@@ -152,7 +171,7 @@ def test_a_connection_nobody_has_accepted(server: tuple[str, int], start: Start)
     assert (other.grade, other.holders, other.uid) == (Grade.KERNEL, (), None)
 
 
-def test_closed_by_its_process(server: tuple[str, int], start: Start) -> None:
+def test_closed_by_its_process(server: tuple[str, int], start: Start, by_cookie: ByCookie) -> None:
     code = "a, = json.loads(sys.argv[1]); s = tcp(a); tell(s); wait(); s.close(); tell(); wait()"
     child, (truth,) = start(code, server)
     child.say()
@@ -163,7 +182,7 @@ def test_closed_by_its_process(server: tuple[str, int], start: Start) -> None:
 
 
 def test_gone_between_the_dump_and_the_search(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch, by_cookie: ByCookie
 ) -> None:
     child, (truth,) = start("s = udp(['127.0.0.1', 0]); tell(s); wait()")
     real = module._dump
@@ -180,27 +199,36 @@ def test_gone_between_the_dump_and_the_search(
 
 
 def test_a_program_that_replaces_itself_meanwhile(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch, by_cookie: ByCookie
 ) -> None:
     """Its socket was closed by exec: the new program is not named for it."""
     code = """
 s = udp(['127.0.0.1', 0]); tell(s); wait()
 os.execv('/bin/sh', ['sh', '-c', f'echo {json.dumps(json.dumps({"sockets": []}))}; read x'])"""
     child, (truth,) = start(code)
-    pid, real = child.pid, OpenProcess.find_links
+    pid, listed, told = child.pid, OpenProcess.find_links, Holdings.held
 
-    def then_exec(self: OpenProcess, *arguments: Any) -> Any:
-        found = real(self, *arguments)
+    def then_exec() -> None:
+        child.say()
+        child.hear()
+
+    def find_links(self: OpenProcess, *arguments: Any) -> Any:
+        found = listed(self, *arguments)
         if self.pid == pid and found[0]:
-            child.say()
-            child.hear()
+            then_exec()
         return found
 
-    monkeypatch.setattr(OpenProcess, "find_links", then_exec)
+    def held(self: Holdings) -> Held:
+        found = told(self)
+        then_exec()
+        return found
+
+    monkeypatch.setattr(OpenProcess, "find_links", find_links)
+    monkeypatch.setattr(Holdings, "held", held)
     assert by_cookie()[truth.cookie].holders == ()
 
 
-def test_queries(server: tuple[str, int], start: Start) -> None:
+def test_queries(server: tuple[str, int], start: Start, by_cookie: ByCookie) -> None:
     _, (tcp, *_) = start(CLIENTS, server)
     assert {row.protocol for row in connections(TableQuery((UDP,)))} <= {UDP}
     assert {row.protocol for row in connections(TableQuery((TCP,)))} == {TCP}
@@ -229,10 +257,8 @@ def test_a_whole_table_through_small_buffers(server: tuple[str, int], size: int)
             rows = diag.table(TCP, AF_INET)
         finally:
             diag.close()
-    found = {row[module.INODE] for row in rows}
-    assert {os.fstat(it.fileno()).st_ino for it in mine if it.fileno() >= 0} <= found
-    ports = {socket.ntohs(row[module.SPORT]) for row in rows}
-    assert server[1] in ports
+        assert {os.fstat(it.fileno()).st_ino for it in mine} <= set(rows.inodes)
+        assert {it.getsockname()[1] for it in mine} | {server[1]} <= set(rows.local_ports)
 
 
 @pytest.mark.root

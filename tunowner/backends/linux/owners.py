@@ -28,6 +28,7 @@ from tunowner.backends.linux.bpf.exact import ExactDiag
 from tunowner.backends.linux.bpf.witness import NoWitness
 from tunowner.backends.linux.cgroups import CgroupPids
 from tunowner.backends.linux.holders import Holder, Lru, Memory, Search
+from tunowner.backends.linux.process import age
 from tunowner.backends.linux.procfs import KnownNames, UserNames, describe
 from tunowner.backends.linux.sockdiag import (
     CLOSE_WAIT,
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
 BACKEND = "procfs"
 FLOWS = 16_384
 """Flows that may wait for a walk at a time."""
-LAUNCHERS = frozenset({"systemd", "inetd", "xinetd"})
-"""Programs that pass sockets to others (sd_listen_fds(3), inetd(8)); last choice as primary."""
 
 
 class LinuxOwners:
@@ -377,9 +376,3 @@ def _living(rows: Sequence[SocketRow]) -> list[SocketRow]:
 
 def _grade(row: SocketRow) -> Grade:
     return Grade.EXACT if row.connected or row.protocol == TCP else Grade.WILDCARD
-
-
-def age(process: Process) -> tuple[bool, int, int]:
-    """Order holders: the one that opened what the others inherited first, launchers last."""
-    hands_on = process.pid == 1 or process.name in LAUNCHERS
-    return hands_on, process.start, process.pid

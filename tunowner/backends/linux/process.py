@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 LONGEST = 1 << 21
 """Command lines end at 2 MiB at most in practice: a quarter of the stack limit (execve(2))."""
 
+LAUNCHERS = frozenset({"systemd", "inetd", "xinetd"})
+"""Programs that pass sockets to others (sd_listen_fds(3), inetd(8)); last choice as primary."""
+
 Version = tuple[int, int, bytes]
 """What exec(2) changes: the executable's (device, inode) and the address of the stack."""
 
@@ -123,3 +126,9 @@ class OpenProcess(ProcessDir):
             if line.startswith(b"Uid:"):
                 return tuple(map(int, line.split()[1:5]))
         return ()
+
+
+def age(process: Process) -> tuple[bool, int, int]:
+    """Order holders: the one that opened what the others inherited first, launchers last."""
+    hands_on = process.pid == 1 or process.name in LAUNCHERS
+    return hands_on, process.start, process.pid

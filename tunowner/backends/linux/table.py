@@ -1,36 +1,32 @@
 """The connection table: every TCP and UDP socket of this network namespace and who holds it.
 
-One sock_diag dump for each protocol and family, one pass over the descriptor tables in /proc. The
-two are not one moment: a socket whose holder is not found is asked for again before it is said to
-belong to the kernel.
+One sock_diag dump for each protocol and family, one pass over the descriptor tables of all
+processes. The two are not one moment: a socket whose holder is not found is asked for again before
+it is said to belong to the kernel.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
+import gc
+from contextlib import contextmanager
 from functools import partial
 from itertools import repeat
-from operator import itemgetter
-from socket import ntohs
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tunowner.backends.base import TableQuery
-from tunowner.backends.linux.owners import age
-from tunowner.backends.linux.process import OpenProcess
-from tunowner.backends.linux.procfs import UserNames, owner_of, pids
 from tunowner.backends.linux.sockdiag import AF_INET, AF_INET6, CLOSE_WAIT, ESTABLISHED, SYN_RECV
-from tunowner.backends.linux.sockdiag_table import TableDiag, TableRow
-from tunowner.core.model import TCP, Connection, Grade, SocketHolder
+from tunowner.backends.linux.sockdiag_table import Columns, TableDiag
+from tunowner.backends.linux.table_holders import Holders
+from tunowner.core.model import TCP, Connection, Grade
 from tunowner.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
-    from tunowner.core.model import Process
+    from tunowner.backends.linux.bpf.holdings import Holdings
+    from tunowner.core.model import SocketHolder
 
-    _Found = dict[int, tuple[SocketHolder, ...]]
+    Iterators = Callable[[], Holdings | None]
 
 STATES = (
     "",
@@ -51,28 +47,38 @@ STATES = (
 )
 """<net/tcp_states.h> in order."""
 _NO_STATES = ("NONE",) * len(STATES)
-STATE: Final = 5
-SPORT: Final = 6
-COOKIE: Final = 10
-INODE: Final = 12
-"""Places in a TableRow."""
+MANY = 4000
+"""From so many sockets on it takes longer to read /proc than to make the kernel tell."""
 BUFFER = 1 << 16
 """The kernel fills 32 KiB at a time (netlink_dump() in net/netlink/af_netlink.c)."""
-LISTINGS = 3
-"""So often new processes are looked for: a socket may be inherited while we read."""
-_SYS_KCMP = {"x86_64": 312}
-"""kcmp(2) in <asm/unistd.h>; elsewhere 272, <asm-generic/unistd.h>."""
-_KCMP_FILES = 2
 
 
-def connections(query: TableQuery) -> list[Connection]:
-    """Return each socket once. Raises BackendError when the kernel does not tell its sockets."""
+def connections(
+    query: TableQuery, iterators: Iterators | None = None, many: int = MANY
+) -> list[Connection]:
+    """Return each socket once. Raises BackendError when the kernel does not tell its sockets.
+
+    From `many` sockets on holders are asked of the kernel by `iterators`; otherwise /proc is read.
+    """
     try:
-        return _Table(query).connections()
+        with _collector_at_rest():
+            return _Table(query).connections(iterators, many)
     except OSError as error:
         raise BackendError(
             f"the kernel refused to list sockets: {error.strerror}", where="sock_diag"
         ) from error
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Keep Python from looking for garbage among rows being made: a quarter of the time, for none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Group(NamedTuple):
@@ -80,7 +86,7 @@ class _Group(NamedTuple):
 
     protocol: int
     family: int
-    rows: list[TableRow]
+    columns: Columns
 
 
 class _Table:
@@ -88,181 +94,69 @@ class _Table:
 
     def __init__(self, query: TableQuery) -> None:
         self._groups = _dump(query)
-        rows = [row for group in self._groups for row in group.rows] if query.holders else []
-        self._holders = _Holders(row[INODE] for row in rows if row[INODE])
+        wanted = [group.columns.inodes for group in self._groups] if query.holders else []
+        self._holders = Holders(wanted)
 
-    def connections(self) -> list[Connection]:
-        found = self._holders.find()
-        return [
-            connection
-            for group in self._groups
-            for connection in self._described(group, found, self._alive(group))
-        ]
+    def connections(self, iterators: Iterators | None, many: int) -> list[Connection]:
+        ask = iterators if self._holders.wanted >= many else None
+        self._holders.find(ask() if ask else None)
+        return [it for group in self._groups for it in self._described(group)]
 
-    def _alive(self, group: _Group) -> frozenset[int]:
+    def _described(self, group: _Group) -> Iterator[Connection]:
+        """Put rows together column by column: all steps of it are done in C."""
+        columns = group.columns
+        holders = list(map(self._holders.found.get, columns.inodes, repeat(())))
+        grades = repeat(Grade.EXACT) if all(holders) else self._grades(group, holders)
+        status = STATES if group.protocol == TCP else _NO_STATES
+        fields = zip(
+            repeat(group.protocol),
+            repeat(4 if group.family == AF_INET else 6),
+            columns.locals,
+            columns.local_ports,
+            columns.remotes,
+            columns.remote_ports,
+            map(status.__getitem__, columns.states),
+            columns.uids if all(columns.inodes) else _uids(columns),
+            columns.cookies,
+            grades,
+            holders,
+            strict=False,  # some have no end
+        )
+        return map(partial(tuple.__new__, Connection), fields)
+
+    def _grades(self, group: _Group, holders: list[tuple[SocketHolder, ...]]) -> list[Grade]:
+        alive, columns = self._alive(group), group.columns
+        grades = [Grade.EXACT] * len(holders)
+        for place in [place for place, held in enumerate(holders) if not held]:
+            grades[place] = self._unheld(columns.inodes[place], columns.states[place], alive)
+        return grades
+
+    def _alive(self, group: _Group) -> set[int]:
         """Return the inodes of sockets that live without a holder; none when it is no use."""
-        missing = self._holders.missing
-        ports = {ntohs(row[SPORT]) for row in group.rows if row[INODE] in missing}
+        missing, columns = self._holders.missing, group.columns
+        here = missing.intersection(columns.inodes)
+        rows = zip(columns.inodes, columns.local_ports, strict=True)
+        ports = {port for inode, port in rows if inode in here} if here else set()
         if not ports or self._holders.denied:
-            return frozenset()
+            return set()
         port = ports.pop() if len(ports) == 1 else 0
         again = _dump(TableQuery((group.protocol,), port))
-        return missing.intersection(row[INODE] for it in again for row in it.rows)
+        return missing.intersection(inode for it in again for inode in it.columns.inodes)
 
-    def _described(
-        self, group: _Group, found: _Found, alive: frozenset[int]
-    ) -> Iterator[Connection]:
-        """Make the rows for the outside: first those with holders, then the others."""
-        held = [row for row in group.rows if row[INODE] in found]
-        holders = [found[row[INODE]] for row in held]
-        yield from _connections(group, held, repeat(Grade.EXACT), holders)
-        others = [row for row in group.rows if row[INODE] not in found]
-        grades = [self._unheld(row, alive) for row in others]
-        yield from _connections(group, others, grades, repeat(()))
-
-    def _unheld(self, row: TableRow, alive: frozenset[int]) -> Grade:
+    def _unheld(self, inode: int, state: int, alive: set[int]) -> Grade:
         """Say why nobody holds a socket; see `owners` for what the grades mean."""
-        if not row[INODE]:
-            waits = row[STATE] in (ESTABLISHED, SYN_RECV, CLOSE_WAIT)
+        if not inode:
+            waits = state in (ESTABLISHED, SYN_RECV, CLOSE_WAIT)
             return Grade.KERNEL if waits else Grade.CLOSED
         if self._holders.denied:
             return Grade.DENIED
-        return Grade.KERNEL if row[INODE] in alive else Grade.CLOSED
+        return Grade.KERNEL if inode in alive else Grade.CLOSED
 
 
-class _Holders:
-    """One pass over the processes for the holders of sockets (inodes)."""
-
-    def __init__(self, inodes: Iterable[int]) -> None:
-        self._wanted = {f"socket:[{inode}]": inode for inode in inodes}
-        self._users = UserNames()
-        self._found: _Found = {}
-        self._threaded: list[int] = []
-        self.denied = False
-
-    @property
-    def missing(self) -> frozenset[int]:
-        """The sockets that nobody was seen holding."""
-        return frozenset(self._wanted.values() - self._found.keys())
-
-    def find(self) -> _Found:
-        """Read the table of each process, then, if some are missing, those of single threads."""
-        read: set[int] = set()
-        for _ in range(LISTINGS):
-            new = [pid for pid in self._pids() if pid not in read]
-            for pid in new:
-                self._read_process(pid)
-            read.update(new)
-            if len(self._found) == len(self._wanted):
-                return self._found
-        for pid in self._threaded:
-            self._read_threads(pid)
-        return self._found
-
-    def _pids(self) -> Sequence[int]:
-        listing = pids()
-        self.denied |= listing.denied
-        return listing.numbers
-
-    def _read_process(self, pid: int) -> None:
-        process = self._open(pid)
-        if process is not None and self._add(process, "fd") and process.threads > 1:
-            self._threaded.append(pid)
-
-    def _read_threads(self, pid: int) -> None:
-        process = self._open(pid)
-        if process is None:
-            return
-        same_files = _comparison()
-        for thread in process.numbers(b"task").numbers:
-            if thread != pid and not same_files(pid, thread):
-                self._add(process, f"task/{thread}/fd")
-
-    def _open(self, pid: int) -> OpenProcess | None:
-        process = OpenProcess.open(pid)
-        if process is None and owner_of(pid) is not None:
-            self.denied = True
-        return process
-
-    def _add(self, process: OpenProcess, table: str) -> bool:
-        """Read one table; return whether that is allowed.
-
-        Again, if the program was replaced meanwhile: its sockets may be closed.
-        """
-        for _ in range(3):
-            before = process.link(b"exe")
-            try:
-                fds, inodes = process.find_links(table, self._wanted)
-            except OSError:
-                self.denied = True
-                return False
-            if not inodes:
-                return True
-            described = process.describe(self._users)
-            if described is not None and process.link(b"exe") == before:
-                places = fds if table == "fd" else [None] * len(fds)
-                self._note(described, places, inodes, process.uids())
-                return True
-        return True
-
-    def _note(
-        self,
-        process: Process,
-        fds: Sequence[int | None],
-        inodes: Sequence[int],
-        uids: tuple[int, ...],
-    ) -> None:
-        """Add a holder to each of its sockets, once, and keep them in the order of `owners.age`."""
-        fields = zip(repeat(process), fds, repeat(uids), strict=False)
-        made = list(map(partial(tuple.__new__, SocketHolder), fields))
-        if self._found.keys().isdisjoint(inodes) and len(set(inodes)) == len(inodes):
-            self._found.update(zip(inodes, zip(made, strict=True), strict=True))
-            return
-        for inode, holder in zip(inodes, made, strict=True):
-            others = self._found.get(inode, ())
-            if all(other.process != process for other in others):
-                self._found[inode] = tuple(
-                    sorted((*others, holder), key=lambda it: age(it.process))
-                )
-
-
-def _connections(
-    group: _Group,
-    rows: list[TableRow],
-    grades: Iterable[Grade],
-    holders: Iterable[tuple[SocketHolder, ...]],
-) -> Iterator[Connection]:
-    """Put rows together column by column: all steps of it are done in C."""
-    if not rows:
-        return iter(())
-    columns: list[tuple[Any, ...]] = list(zip(*rows, strict=True))
-    _, _, _, _, _, states, sports, dports, locals_, remotes, cookies, uids, inodes = columns
-    version, size = (4, slice(4)) if group.family == AF_INET else (6, slice(16))
-    status = STATES if group.protocol == TCP else _NO_STATES
-    fields = zip(
-        repeat(group.protocol),
-        repeat(version),
-        map(itemgetter(size), locals_),
-        map(ntohs, sports),
-        map(itemgetter(size), remotes),
-        map(ntohs, dports),
-        map(status.__getitem__, states),
-        uids if all(inodes) else _uids(uids, inodes),
-        cookies if sys.byteorder == "little" else map(_swapped, cookies),
-        grades,
-        holders,
-        strict=False,  # some have no end
-    )
-    return map(partial(tuple.__new__, Connection), fields)
-
-
-def _uids(uids: Iterable[int], inodes: Iterable[int]) -> list[int | None]:
+def _uids(columns: Columns) -> Iterable[int | None]:
     """Leave out the user of a socket without a file: the kernel says 0, whoever it was."""
-    return [uid if inode else None for uid, inode in zip(uids, inodes, strict=True)]
-
-
-def _swapped(cookie: int) -> int:
-    return cookie >> 32 | (cookie & 0xFFFFFFFF) << 32
+    rows = zip(columns.uids, columns.inodes, strict=True)
+    return [uid if inode else None for uid, inode in rows]
 
 
 def _dump(query: TableQuery) -> list[_Group]:
@@ -271,23 +165,9 @@ def _dump(query: TableQuery) -> list[_Group]:
     try:
         diag.self_check()
         return [
-            _Group(protocol, family, _unique(diag.table(protocol, family, query.port)))
+            _Group(protocol, family, diag.table(protocol, family, query.port).once())
             for protocol in query.protocols
             for family in (AF_INET, AF_INET6)
         ]
     finally:
         diag.close()
-
-
-def _unique(rows: list[TableRow]) -> list[TableRow]:
-    return list({row[COOKIE]: row for row in rows}.values())
-
-
-def _comparison() -> Callable[[int, int], bool]:
-    """Return what tells if a thread shares the descriptor table of the first one. False: unknown.
-
-    A process of 500 threads and 10,000 descriptors would else be read 500 times.
-    """
-    syscall = ctypes.CDLL(None).syscall
-    number = _SYS_KCMP.get(os.uname().machine, 272)
-    return lambda pid, thread: bool(syscall(number, pid, thread, _KCMP_FILES, 0, 0) == 0)

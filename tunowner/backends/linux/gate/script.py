@@ -49,12 +49,9 @@ _DROPPED_S = 130
 have one sequence number, and the next connection on the same ports has another: so this memory
 need not end with the socket."""
 _REMEMBER_DROPPED = [
-    f"{_SYN} update @dropped{family} {{ {ends} . tcp sequence }}"
-    for family, ends in _ENDS.items()
+    f"{_SYN} update @dropped{family} {{ {ends} . tcp sequence }}" for family, ends in _ENDS.items()
 ]
-_STILL_DROPPED = [
-    f"{ends} . tcp sequence @dropped{family} drop" for family, ends in _ENDS.items()
-]
+_STILL_DROPPED = [f"{ends} . tcp sequence @dropped{family} drop" for family, ends in _ENDS.items()]
 _REMEMBER = [f"update @via{family} {{ {ends} }}" for family, ends in _ENDS.items()]
 _ASK_FOR_LOST = [f"{ends} @via{family} goto gate" for family, ends in _ENDS.items()]
 
