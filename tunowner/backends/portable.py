@@ -338,7 +338,7 @@ class PortableBackend:
     def open_data_plane(self, settings: GateSettings) -> DataPlane:  # noqa: ARG002
         raise _only_owners("intercept flows")
 
-    def open_deaths(self) -> SocketDeaths:
+    def open_deaths(self, *, tcp: bool) -> SocketDeaths:  # noqa: ARG002
         raise _only_owners("tell of sockets that close")
 
     def open_owners(
