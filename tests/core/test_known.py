@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -127,6 +128,14 @@ def test_the_last_decision_holds() -> None:
     assert flows.find(ACK4, segment_of(ACK4), 1.0) is BLOCK
     assert flows.follow(ACK4, 1.0) is BLOCK
     assert len(flows) == 1
+
+
+def test_an_answer_that_comes_late_changes_nothing() -> None:
+    flows = KnownFlows()
+    newer, older = (Decision("block", replace(EXACT, resolved_at=at)) for at in (2.0, 1.0))
+    for decision in (newer, older):
+        flows.put(p.flow(), decision, None, LONG, 3.0)
+    assert flows.find(ACK4, segment_of(ACK4), 3.0) is newer
 
 
 def test_no_more_flows_are_known_than_there_is_room_for() -> None:

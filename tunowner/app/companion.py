@@ -92,7 +92,8 @@ class Companion:
         texts = tuple(os.fspath(path) for path in paths)
         rules = load_rules(texts)
         backend = backend or open_backend()
-        resolver = OwnerResolver(interface=interface, backend=backend, timer=timer)
+        # A SYN asks for a new socket, so that there was none a moment ago must not be the answer.
+        resolver = OwnerResolver(interface=interface, backend=backend, timer=timer, absent_s=0.0)
         return cls(rules, resolver, _open_deaths(backend), paths=texts, timer=timer)
 
     def __enter__(self) -> Self:

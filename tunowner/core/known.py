@@ -141,7 +141,13 @@ class KnownFlows:
     def put(
         self, flow: FlowKey, decision: Decision, sequence: int | None, life: Lifetime, now: float
     ) -> None:
-        """Know a flow from now on, in place of what was known of it. `sequence`: of its SYN."""
+        """Know a flow from now on, in place of what was known of it. `sequence`: of its SYN.
+
+        Of two answers that overtook each other the one that was found later counts.
+        """
+        before = self._flows.get(flow)
+        if before and before.decision.owner.resolved_at > decision.owner.resolved_at:
+            return
         self.forget(flow)
         self._make_room(now)
         known = self._flows[flow] = _Known(flow, decision, sequence)
