@@ -9,7 +9,7 @@ import argparse
 import statistics
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from scapy.layers.inet import IP, TCP
 
@@ -23,6 +23,7 @@ from tunowner.core.rules import load
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+T = TypeVar("T")
 ROUNDS, FLOWS = 15, 5_000
 RULES = 'version: 1\nrules:\n  - { name: one, match: { app: "curl" }, action: block }\n'
 OWNER = Owner(Grade.EXACT, (Process(812, 4711, "/usr/bin/python3", 0, "root"),), 0, "root", 99)
@@ -42,7 +43,7 @@ def per_item(action: Callable[[], object], items: int, rounds: int = ROUNDS) -> 
     return spent
 
 
-def drain(action: Callable[[bytes], object], packets: Iterable[bytes]) -> None:
+def drain(action: Callable[[T], object], packets: Iterable[T]) -> None:
     for packet in packets:
         action(packet)
 
