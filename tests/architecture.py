@@ -59,7 +59,7 @@ PURE_IMPORTS = frozenset(
     {
         *("__future__", "abc", "bisect", "collections", "dataclasses", "difflib", "enum"),
         *("functools", "ipaddress", "itertools", "re", "struct", "types", "typing"),
-        *("unicodedata", "warnings", "cachetools", "yaml"),
+        *("shlex", "unicodedata", "warnings", "cachetools", "yaml"),
     }
 )
 """What `core` may import besides itself: nothing that does I/O, reads a clock or knows the OS."""
@@ -80,6 +80,7 @@ HARMLESS_CALLS = frozenset(
             "getattr",
             "int",
             "len",
+            "map",
             "max",
             "min",
             "range",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .condition import ProcessCondition
+from .holders import Holders
 from .logic import All, Any, Anything, Matcher, Not
 from .nodes import ListNode, Scalar
-from .process_conditions import Holders
 from .sets import read_values
 from .table import CONDITIONS
 
@@ -30,7 +30,7 @@ class Matches:
         self._sets = sets
         self._combined: dict[str, Callable[[Node], Matcher | None]] = {
             "all": lambda node: self._list(node, All.of),
-            "any": lambda node: self._list(node, lambda parts: Any(tuple(parts))),
+            "any": lambda node: self._list(node, Any.of),
             "not": self._negation,
         }
 
@@ -67,7 +67,7 @@ class Matches:
 
     def _negation(self, node: Node) -> Matcher | None:
         part = self._mapping(node)
-        return Not(part) if part else None
+        return Not.of(part) if part else None
 
 
 def _conjunction(parts: list[Matcher | ProcessCondition]) -> Matcher:

@@ -5,28 +5,43 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tunowner.core.model import DIRECT, Decision
+from tunowner.core.model import DIRECT, Audited, Decision
 
 from .logic import UNKNOWN, Anything
+from .subject import NOTHING_MORE, Subject
+from .trace import Step, Trace, nearest_miss
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from tunowner.core.model import FlowKey, Outbound, Owner
     from tunowner.errors import Finding
 
     from .findings import Place
-    from .logic import Matcher
+    from .logic import Matcher, Truth
+    from .subject import Context
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A named condition and an action, and where it stands."""
+    """A named condition and an action, and where it stands.
+
+    `action` is None for a rule that only leaves marks. `audit`: what it would do is noted, and the
+    search goes on. `log` says whether the flow is to be told of; None leaves that to others.
+    """
 
     name: str
     match: Matcher
-    action: str
+    action: str | None
     place: Place
+    audit: bool = False
+    log: bool | None = None
+    tags: tuple[str, ...] = ()
+
+    @property
+    def decides(self) -> bool:
+        """Whether the search ends where this rule matches."""
+        return self.action is not None and not self.audit
 
     @property
     def matches_everything(self) -> bool:
@@ -48,25 +63,57 @@ class RuleSet:
     default_action: str
     warnings: tuple[Finding, ...] = ()
 
-    def decide(self, flow: FlowKey, owner: Owner) -> Decision:
+    def decide(self, flow: FlowKey, owner: Owner, context: Context = NOTHING_MORE) -> Decision:
         """Return the action of the first rule that matches, else that of a default. Never raises."""
+        subject = Subject(flow, owner, context)
+        return self._conclude(((rule, rule.match.test(subject)) for rule in self.rules), subject)
+
+    def explain(self, flow: FlowKey, owner: Owner, context: Context = NOTHING_MORE) -> Trace:
+        """Return what `decide` decides, and what every rule says, those after the deciding too."""
+        subject = Subject(flow, owner, context)
+        truths = [(rule, rule.match.test(subject)) for rule in self.rules]
+        decision = self._conclude(truths, subject)
+        steps: list[Step] = []
+        reached = True
+        for rule, truth in truths:
+            steps.append(Step.of(rule, truth, subject, reached=reached))
+            reached = reached and not (truth and rule.decides)
+        return Trace(decision, tuple(steps), nearest_miss(truths, subject))
+
+    def _conclude(self, truths: Iterable[tuple[Rule, Truth]], subject: Subject) -> Decision:
+        """Decide by what the rules say, in their order; those that say no may be left out."""
+        marks: list[Rule] = []
         doubtful: Rule | None = None
-        for rule in self.rules:
-            truth = rule.match.test(flow, owner)
+        for rule, truth in truths:
             if truth:
-                why = rule.match.because(flow, owner)
-                return Decision(rule.action, owner, rule.name, rule.place.file, why)
-            if truth is UNKNOWN and doubtful is None:
+                if rule.decides:
+                    return self._matched(rule, marks, subject)
+                marks.append(rule)
+            elif truth is UNKNOWN and doubtful is None and rule.decides:
                 doubtful = rule
+        return self._unmatched(doubtful, marks, subject)
+
+    @staticmethod
+    def _matched(rule: Rule, marks: list[Rule], subject: Subject) -> Decision:
+        assert rule.action is not None
+        why = rule.match.because(subject)
+        if not marks and rule.log is None and not rule.tags:
+            return Decision(rule.action, subject.owner, rule.name, rule.place.file, why)
+        return _marked(rule.action, rule, [*marks, rule], why, subject)
+
+    def _unmatched(self, doubtful: Rule | None, marks: list[Rule], subject: Subject) -> Decision:
         if doubtful is None:
-            return Decision(self.default_action, owner, why="no rule matches")
-        return Decision(self.when_unknown, owner, why=_doubt(doubtful, flow, owner))
+            action, why = self.default_action, "no rule matches"
+        else:
+            action, why = self.when_unknown, _doubt(doubtful, subject)
+        return _marked(action, None, marks, why, subject)
 
     @property
     def actions(self) -> frozenset[str]:
         """Everything that a flow can meet with."""
         defaults = (self.default_action, self.when_unknown)
-        return frozenset((*defaults, *(rule.action for rule in self.rules)))
+        taken = (rule.action for rule in self.rules if rule.action and not rule.audit)
+        return frozenset((*defaults, *taken))
 
     @property
     def only_direct(self) -> bool:
@@ -74,9 +121,29 @@ class RuleSet:
         return self.actions == {DIRECT}
 
 
-def _doubt(rule: Rule, flow: FlowKey, owner: Owner) -> str:
+def _marked(
+    action: str, rule: Rule | None, marks: list[Rule], why: str, subject: Subject
+) -> Decision:
+    """Return the decision with what the matching rules, in their order, leave on it."""
+    return Decision(
+        action,
+        subject.owner,
+        rule.name if rule else None,
+        rule.place.file if rule else None,
+        why,
+        tuple(dict.fromkeys(tag for mark in marks for tag in mark.tags)),
+        next((mark.log for mark in marks if mark.log is not None), True),
+        tuple(Audited(mark.name, mark.action) for mark in marks if mark.audit and mark.action),
+    )
+
+
+def _doubt(rule: Rule, subject: Subject) -> str:
     """Say what is not known, and who wanted to know: `owner absent; rule 'x' needs app`."""
-    needed = rule.match.lacks(flow, owner)
-    process = owner.process
-    state = f"owner {owner.grade}" if process is None else f"{needed} of pid {process.pid} unknown"
+    needed = rule.match.lacks(subject)
+    process = subject.owner.process
+    state = (
+        f"owner {subject.owner.grade}"
+        if process is None
+        else f"{needed} of pid {process.pid} unknown"
+    )
     return f"{state}; rule '{rule.name}' needs {needed}"
