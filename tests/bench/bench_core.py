@@ -18,7 +18,7 @@ from tunowner.app.service import decide
 from tunowner.core.engine import Announce, Carry, Engine, Lookup
 from tunowner.core.model import Grade, Owner, Process
 from tunowner.core.packet import parse
-from tunowner.core.rules import load
+from tunowner.core.rules import Context, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -63,7 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     report = Report()
     packets = [syn(1024 + number) for number in range(FLOWS)]
-    decider = partial(decide, load([("rules.yaml", RULES)]))
+    decider = partial(decide, load([("rules.yaml", RULES)]), Context())
 
     dissect = per_item(lambda: drain(IP, packets[:200]), 200)
     ours = per_item(lambda: drain(parse, packets), FLOWS)

@@ -23,6 +23,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from tunowner.app.config import load_rules
+from tunowner.app.context import open_context
 from tunowner.app.find import check_question
 from tunowner.app.resolver import OwnerResolver
 from tunowner.app.service import decide
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from tunowner.backends.base import Backend, SocketDeaths
     from tunowner.core.model import Outbound
     from tunowner.core.packet import Unreadable
-    from tunowner.core.rules import RuleSet
+    from tunowner.core.rules import Context, RuleSet
 
     Endpoint = tuple[str, int]
 
@@ -57,6 +58,7 @@ class Companion:
     def __init__(
         self,
         rules: RuleSet,
+        context: Context,
         resolver: OwnerResolver,
         deaths: SocketDeaths | None,
         *,
@@ -64,6 +66,7 @@ class Companion:
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rules = rules
+        self._context = context
         self._resolver = resolver
         self._deaths = deaths
         self._paths = paths
@@ -80,13 +83,15 @@ class Companion:
         cls,
         *paths: str | os.PathLike[str],
         interface: int = 0,
+        profile: str = "",
         backend: Backend | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> Self:
         """Load rule files and folders, and open the owner look-up of this system.
 
         `interface` is the index of the device that the packets are read from, 0 if unknown: a
-        socket bound to it is looked up by it. Raises ConfigError with every finding, and
+        socket bound to it is looked up by it. `profile` is what the condition of that name asks
+        for. Raises ConfigError with every finding, and
         BackendError where this system cannot tell owners.
         """
         texts = tuple(os.fspath(path) for path in paths)
@@ -94,7 +99,8 @@ class Companion:
         backend = backend or open_backend()
         # A SYN asks for a new socket, so that there was none a moment ago must not be the answer.
         resolver = OwnerResolver(interface=interface, backend=backend, timer=timer, absent_s=0.0)
-        return cls(rules, resolver, _open_deaths(backend), paths=texts, timer=timer)
+        deaths, context = _open_deaths(backend), open_context(backend, profile)
+        return cls(rules, context, resolver, deaths, paths=texts, timer=timer)
 
     def __enter__(self) -> Self:
         return self
@@ -185,7 +191,7 @@ class Companion:
         now = self._timer()
         with self._lock:
             self._check_open()
-            decision = decide(self._rules, flow, owner)
+            decision = decide(self._rules, self._context, flow, owner)
             told = self._is_told_of(flow, owner)
             self._known.put(flow, decision, sequence, lifetime(flow, owner, end_is_told=told), now)
             return decision
