@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tunowner.core.model import DIRECT, Audited, Decision
 
@@ -17,9 +17,17 @@ if TYPE_CHECKING:
     from tunowner.core.model import FlowKey, Outbound, Owner
     from tunowner.errors import Finding
 
+    from .cases import Case
     from .findings import Place
     from .logic import Matcher, Truth
     from .subject import Context
+
+
+class Term(NamedTuple):
+    """When a rule ends: as written, and in seconds since the epoch (None: with the next start)."""
+
+    written: str
+    ends_at: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,7 @@ class Rule:
     audit: bool = False
     log: bool | None = None
     tags: tuple[str, ...] = ()
+    term: Term | None = None
 
     @property
     def decides(self) -> bool:
@@ -54,7 +63,7 @@ class RuleSet:
 
     `outbounds` are in the order of their definition. `default_action` is for flows that no rule
     matches, `when_unknown` for those of them that a rule might have matched, had more been known.
-    `warnings` are the findings that did not prevent loading.
+    `warnings` are the findings that did not prevent loading, `cases` the tests, which all passed.
     """
 
     rules: tuple[Rule, ...]
@@ -62,6 +71,7 @@ class RuleSet:
     when_unknown: str
     default_action: str
     warnings: tuple[Finding, ...] = ()
+    cases: tuple[Case, ...] = ()
 
     def decide(self, flow: FlowKey, owner: Owner, context: Context = NOTHING_MORE) -> Decision:
         """Return the action of the first rule that matches, else that of a default. Never raises."""

@@ -217,7 +217,7 @@ def _context(read: _Read, owner: Owner) -> Context:
 
 
 def _details(read: _Read, process: Process) -> ProcessDetails:
-    parents = tuple(Process(0, 0, path) for path in read.texts("parent"))
+    parents = tuple(Process(0, -age, path) for age, path in enumerate(read.texts("parent"), 1))
     return ProcessDetails(
         process,
         command_line=read.texts("cmdline") or None,
