@@ -95,7 +95,7 @@ class Companion:
         BackendError where this system cannot tell owners.
         """
         texts = tuple(os.fspath(path) for path in paths)
-        rules = load_rules(texts)
+        rules = load_rules(texts, restarted=True)
         backend = backend or open_backend()
         # A SYN asks for a new socket, so that there was none a moment ago must not be the answer.
         resolver = OwnerResolver(interface=interface, backend=backend, timer=timer, absent_s=0.0)
@@ -148,7 +148,7 @@ class Companion:
 
         Raises ConfigError with every finding; the rules that were there stay in force then.
         """
-        rules = load_rules(self._paths)
+        rules = load_rules(self._paths, before=self._rules)
         with self._lock:
             self._check_open()
             self._rules = rules

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunowner.app.trust import Trust, trust_of_root
 from tunowner.core.rules import load
+from tunowner.core.rules.rules_section import Loading
 from tunowner.errors import ConfigError, Finding
 
 if TYPE_CHECKING:
@@ -29,14 +31,17 @@ as well write one file."""
 Sources = list[tuple[str, str]]
 
 
-def load_rules(paths: Sequence[str]) -> RuleSet:
+def load_rules(
+    paths: Sequence[str], *, before: RuleSet | None = None, restarted: bool = False
+) -> RuleSet:
     """Read rule files and folders (their *.yaml and *.yml, in file-name order) as one rule set.
 
-    Raises ConfigError with every finding of every file.
+    `before` are the rules that these replace, `restarted` says that the program has just started:
+    both are for rules that end. Raises ConfigError with every finding of every file.
     """
     sources, findings = read_sources(paths)
     try:
-        rules = load(sources)
+        rules = load(sources, Loading(time.time(), before, restarted))
     except ConfigError as error:
         raise ConfigError([*findings, *error.findings]) from None
     if findings:

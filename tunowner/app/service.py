@@ -57,7 +57,7 @@ class Service:
         Raises ConfigError, PrivilegeError or BackendError before anything is changed, and
         DeviceClosed when somebody takes the device away.
         """
-        rules = load_rules(self._options.rules)
+        rules = load_rules(self._options.rules, restarted=True)
         backend = backend or open_backend()
         self._reporter.start()
         # A signal that comes while things are being put in place must not stop half-way.

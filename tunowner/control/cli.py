@@ -151,26 +151,17 @@ def sockets(
 
 
 @cli.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("--strict", is_flag=True, help="Let warnings fail too.")
 @_JSON
-def check(paths: tuple[str, ...], *, as_json: bool) -> None:
-    """Read rule files and list everything that is wrong with them."""
-    from tunowner.app.config import load_rules
+def check(paths: tuple[str, ...], *, strict: bool, as_json: bool) -> None:
+    """Read rule files, list everything that is wrong with them, and run the tests in them.
 
-    try:
-        rules = load_rules(paths)
-    except ConfigError as error:
-        findings, count = error.findings, 0
-    else:
-        findings, count = rules.warnings, len(rules.rules)
-    errors = sum(finding.severity == "error" for finding in findings)
-    if as_json:
-        _write_json({"findings": [_finding_fields(it) for it in findings], "rules": count})
-    else:
-        for finding in findings:
-            click.echo(str(finding))
-        click.echo(f"{errors} errors, {len(findings) - errors} warnings, {count} rules")
-    sys.exit(1 if errors else 0)
+    Without PATH: /etc/tunowner/rules.d. Exits with 1 when there is an error.
+    """
+    from tunowner.control.checking import check
+
+    sys.exit(0 if check(paths, strict=strict, as_json=as_json) else 1)
 
 
 @cli.command()
@@ -212,6 +203,18 @@ def explain(
 
 
 @cli.command()
+@click.option("--json", is_flag=True, expose_value=False, help="It is JSON anyway.")
+def schema() -> None:
+    """Print the JSON Schema of a rule file, for editors.
+
+    Save it, and write as the first line of a file: # yaml-language-server: $schema=PATH
+    """
+    from tunowner.app.schema import rules_schema
+
+    click.echo(json.dumps(rules_schema(), indent=2))
+
+
+@cli.command()
 @_JSON
 def doctor(*, as_json: bool) -> None:
     """Tell what this machine can do, and what to install for more."""
@@ -228,12 +231,6 @@ def doctor(*, as_json: bool) -> None:
             if not check.ok:
                 click.echo(f"      {check.hint}")
     sys.exit(0 if all(check.ok for check in checks if check.needed) else 1)
-
-
-def _finding_fields(finding: object) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return asdict(finding)  # type: ignore[call-overload, no-any-return]
 
 
 def _write_json(event: Event) -> None:
