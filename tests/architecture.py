@@ -57,8 +57,8 @@ NOT_BELOW = {"tunowner.backends", "tunowner.core.model", "tunowner.core.packet"}
 
 PURE_IMPORTS = frozenset(
     {
-        *("__future__", "abc", "bisect", "collections", "dataclasses", "datetime", "difflib"),
-        "enum",
+        *("__future__", "abc", "bisect", "collections", "contextlib", "dataclasses", "datetime"),
+        *("difflib", "enum", "gc"),
         *("functools", "ipaddress", "itertools", "re", "struct", "types", "typing"),
         *("shlex", "unicodedata", "warnings", "cachetools", "yaml"),
     }

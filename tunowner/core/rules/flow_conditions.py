@@ -56,13 +56,15 @@ class Ip(FlowCondition):
         if "%" in address or ("/" in text and not length.isdecimal()):
             raise _not_an_address(text)
         try:
+            return ip_network(text)
+        except ValueError:
+            pass
+        try:
             network = ip_network(text, strict=False)
         except ValueError:
             raise _not_an_address(text) from None
-        if "/" in text and network.network_address != ip_address(address):
-            message = f"{quoted(text)} has bits set after the first {network.prefixlen}"
-            raise BadValueError("E104", message, f"the network is {network}")
-        return network
+        message = f"{quoted(text)} has bits set after the first {network.prefixlen}"
+        raise BadValueError("E104", message, f"the network is {network}")
 
     @classmethod
     def build(cls, written: str, values: Sequence[Network]) -> Self:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from tunowner.core.model import DIRECT, Audited, Decision
 
+from .index import Index
 from .logic import UNKNOWN, Anything
 from .subject import NOTHING_MORE, Subject
 from .trace import Step, Trace, nearest_miss
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from .cases import Case
     from .findings import Place
-    from .logic import Matcher, Truth
+    from .logic import Matcher
     from .subject import Context
 
 
@@ -73,35 +74,42 @@ class RuleSet:
     warnings: tuple[Finding, ...] = ()
     cases: tuple[Case, ...] = ()
 
+    _index: Index = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_index", Index(self.rules))
+
     def decide(self, flow: FlowKey, owner: Owner, context: Context = NOTHING_MORE) -> Decision:
         """Return the action of the first rule that matches, else that of a default. Never raises."""
         subject = Subject(flow, owner, context)
-        return self._conclude(((rule, rule.match.test(subject)) for rule in self.rules), subject)
+        return self._decide(subject, self._index.may_match(subject))
 
     def explain(self, flow: FlowKey, owner: Owner, context: Context = NOTHING_MORE) -> Trace:
         """Return what `decide` decides, and what every rule says, those after the deciding too."""
         subject = Subject(flow, owner, context)
         truths = [(rule, rule.match.test(subject)) for rule in self.rules]
-        decision = self._conclude(truths, subject)
         steps: list[Step] = []
         reached = True
         for rule, truth in truths:
             steps.append(Step.of(rule, truth, subject, reached=reached))
             reached = reached and not (truth and rule.decides)
+        decision = self._decide(subject, range(len(self.rules)))
         return Trace(decision, tuple(steps), nearest_miss(truths, subject))
 
-    def _conclude(self, truths: Iterable[tuple[Rule, Truth]], subject: Subject) -> Decision:
-        """Decide by what the rules say, in their order; those that say no may be left out."""
+    def _decide(self, subject: Subject, positions: Iterable[int]) -> Decision:
+        """Decide by the rules at these positions, ascending; those that are true are among them."""
         marks: list[Rule] = []
-        doubtful: Rule | None = None
-        for rule, truth in truths:
+        doubtful = len(self.rules)
+        for position in positions:
+            rule = self.rules[position]
+            truth = rule.match.test(subject)
             if truth:
                 if rule.decides:
                     return self._matched(rule, marks, subject)
                 marks.append(rule)
-            elif truth is UNKNOWN and doubtful is None and rule.decides:
-                doubtful = rule
-        return self._unmatched(doubtful, marks, subject)
+            elif truth is UNKNOWN and position < doubtful and rule.decides:
+                doubtful = position
+        return self._unmatched(self._index.first_doubtful(subject, doubtful), marks, subject)
 
     @staticmethod
     def _matched(rule: Rule, marks: list[Rule], subject: Subject) -> Decision:
@@ -111,11 +119,13 @@ class RuleSet:
             return Decision(rule.action, subject.owner, rule.name, rule.place.file, why)
         return _marked(rule.action, rule, [*marks, rule], why, subject)
 
-    def _unmatched(self, doubtful: Rule | None, marks: list[Rule], subject: Subject) -> Decision:
-        if doubtful is None:
+    def _unmatched(self, doubtful: int, marks: list[Rule], subject: Subject) -> Decision:
+        if doubtful == len(self.rules):
             action, why = self.default_action, "no rule matches"
         else:
-            action, why = self.when_unknown, _doubt(doubtful, subject)
+            action, why = self.when_unknown, _doubt(self.rules[doubtful], subject)
+        if not marks:
+            return Decision(action, subject.owner, why=why)
         return _marked(action, None, marks, why, subject)
 
     @property
