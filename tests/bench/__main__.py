@@ -10,6 +10,7 @@ import sys
 
 UNDERSTANDS = {
     "bench_core": {"--json"},
+    "bench_companion": {"--json"},
     "bench_gate": {"--json", "--quick"},
     "bench_owner": set[str](),
     "bench_rules": {"--json"},
