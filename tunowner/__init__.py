@@ -35,10 +35,12 @@ from tunowner.errors import (
 )
 
 if TYPE_CHECKING:
+    from tunowner.app.companion import Companion
     from tunowner.app.resolver import OwnerResolver
     from tunowner.app.resolver_async import AsyncOwnerResolver
 
 _WHEN_USED = {
+    "Companion": "tunowner.app.companion",
     "OwnerResolver": "tunowner.app.resolver",
     "AsyncOwnerResolver": "tunowner.app.resolver_async",
 }
@@ -56,6 +58,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncOwnerResolver",
     "BackendError",
+    "Companion",
     "ConfigError",
     "Connection",
     "Decision",

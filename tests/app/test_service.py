@@ -14,6 +14,7 @@ from tunowner.app.config import load_rules
 from tunowner.app.service import RunOptions, Service, decide
 from tunowner.backends.memory import Carried, MemoryBackend, MemoryOwners
 from tunowner.core.model import BLOCK, DIRECT, DROP, Grade, InterfaceOutbound, Owner, Process
+from tunowner.core.rules import Context
 from tunowner.errors import ConfigError, DeviceClosed
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class TestDecide:
         return Owner(grade, tuple(Process(pid, 1, "/bin/x") for pid in pids))
 
     def test_its_own_flows_never_wait_for_it(self, rules: str) -> None:
-        decision = decide(load_rules([rules]), flow_of(1), self.owned(os.getpid()))
+        decision = decide(load_rules([rules]), Context(), flow_of(1), self.owned(os.getpid()))
         assert (decision.action, decision.rule) == (DIRECT, None)
         assert "own" in decision.why
 
@@ -207,4 +208,4 @@ class TestDecide:
             self.owned(os.getpid(), os.getpid() + 1, grade=Grade.AMBIGUOUS),
             Owner(Grade.ABSENT),
         ):
-            assert decide(loaded, flow_of(1), owner).action == DROP
+            assert decide(loaded, Context(), flow_of(1), owner).action == DROP

@@ -293,14 +293,11 @@ class TestSocketsThatClose:
         assert desk.engine.socket_closed(78) == []
         assert desk.read(self.NEXT) == [Carry(self.NEXT, UDP4, "vpn")]
 
-    def test_a_tcp_flow_ends_by_its_own_packets(self, desk: Desk) -> None:
+    @pytest.mark.parametrize("action", ["vpn", DROP])
+    def test_a_tcp_flow_ends_by_its_own_packets(self, action: str) -> None:
+        desk = Desk(action)
         desk.decided(p.SYN4)
         assert desk.engine.socket_closed(77) == []
-
-    def test_unless_its_syn_was_dropped(self) -> None:
-        desk = Desk(DROP)
-        desk.decided(p.SYN4)
-        assert desk.engine.socket_closed(77) == [Forget(TCP4)]
 
 
 class TestFragments:

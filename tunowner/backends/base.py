@@ -218,6 +218,12 @@ class Backend(Protocol):
     def open_inspector(self) -> Inspector:
         """Open what tells more about processes. There is nothing to close."""
 
+    def interface_of(self, flow: FlowKey) -> str | None:
+        """Return the interface that a flow would leave by were there no rules, None if unknown.
+
+        Called on the packet loop, for rules that ask. Never raises for a flow.
+        """
+
     def connections(self, query: TableQuery) -> list[Connection]:
         """Return the connection table, each socket once with all its holders.
 

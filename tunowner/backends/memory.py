@@ -317,6 +317,8 @@ class MemoryBackend:
         self.owners = owners or MemoryOwners()
         self.deaths = MemoryDeaths()
         self.inspector = MemoryInspector(self.owners)
+        self.interfaces: dict[bytes, str] = {}
+        """By the remote address of a flow."""
 
     def open_data_plane(self, settings: GateSettings) -> MemoryDataPlane:
         self.plane.settings = settings
@@ -346,6 +348,9 @@ class MemoryBackend:
         source: OwnerSource | None = None,  # noqa: ARG002 - there is only one
     ) -> Owner:
         return self.owners.find(protocol, ip, port, remote)
+
+    def interface_of(self, flow: FlowKey) -> str | None:
+        return self.interfaces.get(flow.remote)
 
     def open_inspector(self) -> MemoryInspector:
         return self.inspector

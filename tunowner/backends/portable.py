@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunowner.backends.base import Check
 from tunowner.core.model import (
-    PROTOCOL_NAMES,
     TCP,
     UDP,
     Connection,
@@ -361,6 +360,9 @@ class PortableBackend:
     def open_inspector(self) -> PortableInspector:
         return PortableInspector()
 
+    def interface_of(self, flow: FlowKey) -> str | None:  # noqa: ARG002
+        return None  # psutil knows no routes
+
     def connections(self, query: TableQuery) -> list[Connection]:
         """Return the table as psutil has it: one holder for each socket."""
         inspector, known = PortableInspector(), dict[int, Process | None]()
@@ -374,10 +376,9 @@ class PortableBackend:
         return [_connection(row, known.get(row.pid or 0)) for row in rows]
 
     def doctor(self) -> list[Check]:
-        name = " and ".join(PROTOCOL_NAMES.values())
         root = not hasattr(os, "geteuid") or os.geteuid() == 0
         return [
-            Check(BACKEND, ok=True, detail=f"{psutil.__version__}, owners of {name} sockets"),
+            Check(BACKEND, ok=True, detail=f"{psutil.__version__}, owners of sockets"),
             Check("root", root, "to see other users' sockets", "run with sudo", needed=False),
             Check("intercept", ok=False, detail="not on this system", hint="use Linux"),
         ]
@@ -394,6 +395,5 @@ def _connection(row: Row, process: Process | None) -> Connection:
 
 
 def _only_owners(what: str) -> BackendError:
-    return BackendError(
-        f"there is no way to {what} on this system yet", hint="tunowner runs on Linux for now"
-    )
+    hint = "tunowner runs on Linux for now"
+    return BackendError(f"there is no way to {what} on this system yet", hint=hint)

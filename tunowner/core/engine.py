@@ -9,8 +9,8 @@ Rules of this file:
 1. A flow is decided once. A TCP SYN with another sequence number is another flow, even on the same
    5-tuple; with the same number it is a retransmission. A UDP flow that comes back later than
    `RECENT_UDP_S` is asked for again, since its port may have changed hands.
-2. A decision ends with the socket it was made for (`socket_closed`): see `lifetimes`. TCP needs
-   that only for `drop`, since the kernel asks again for every other SYN of a new connection.
+2. A UDP decision ends with the socket it was made for (`socket_closed`): see `lifetimes`. TCP needs
+   no such end, since the kernel asks again for every SYN of a new connection.
 3. Nothing grows without bound: every limit below has a name, a reason and a counter.
 4. A packet that names no flow is carried as the kernel would have, and counted.
 """
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tunowner.core.ageing import Ageing
 from tunowner.core.lifetimes import Lifetimes
-from tunowner.core.model import DIRECT, DROP, UDP, Decision, FlowKey, Grade, Owner
+from tunowner.core.model import DIRECT, UDP, Decision, FlowKey, Grade, Owner
 from tunowner.core.packet import FragmentKey, Segment, Unreadable, destination, parse
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ class Engine:
         return [*carried, Announce(flow, decision), *self._watch(flow, decision)]
 
     def _watch(self, flow: FlowKey, decision: Decision) -> list[Action]:
-        if flow.protocol != UDP and decision.action != DROP:
+        if flow.protocol != UDP:
             return []
         return self._forget_all(self._lifetimes.decided(flow, decision.owner.cookie))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         TableQuery,
     )
     from tunowner.backends.linux.bpf.holdings import Holdings
-    from tunowner.core.model import Connection, Owner
+    from tunowner.core.model import Connection, FlowKey, Owner
 
 # ruff: noqa: PLC0415
 
@@ -77,6 +77,11 @@ class LinuxBackend:
         from tunowner.backends.linux.details import LinuxInspector
 
         return LinuxInspector()
+
+    def interface_of(self, flow: FlowKey) -> str | None:
+        from tunowner.backends.linux.routes import interface_of
+
+        return interface_of(flow)
 
     def connections(self, query: TableQuery) -> list[Connection]:
         from tunowner.backends.linux.table import connections

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tunowner.errors import ConfigError, Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
 SHOWN_LENGTH = 60
 """Characters of a file's text that a message repeats; the place leads to the rest."""
@@ -39,14 +39,24 @@ class BadValueError(Exception):
 class Findings:
     """The findings of one load, in the order of the sources whatever the order of discovery."""
 
-    def __init__(self) -> None:
+    def __init__(self, texts: Sequence[str] = ()) -> None:
+        self._texts = texts
+        self._lines: dict[int, list[str]] = {}
         self._found: list[tuple[Place, Finding]] = []
         self.unread = False
         """A file could not be read at all, so what it defines is not known."""
 
     def add(self, place: Place, code: str, message: str, hint: str = "") -> None:
-        finding = Finding(place.file, place.line, place.column, code, message, hint)
+        line = self._line(place)
+        finding = Finding(place.file, place.line, place.column, code, message, hint, line)
         self._found.append((place, finding))
+
+    def _line(self, place: Place) -> str:
+        """Return the line of the file that a finding is about."""
+        if place.order not in self._lines and place.order < len(self._texts):
+            self._lines[place.order] = self._texts[place.order].removeprefix("\ufeff").splitlines()
+        lines = self._lines.get(place.order, [])
+        return lines[place.line - 1] if 0 < place.line <= len(lines) else ""
 
     def add_missing(self, place: Place, code: str, message: str, hint: str = "") -> None:
         """Add that something is defined nowhere, unless a file that cannot be read may define it."""
