@@ -82,16 +82,19 @@ class DeathsAtOnce:
 
     def __init__(self, early: Closings, surely: Deaths) -> None:
         self._early, self._surely = early, surely
+        self._early_fd, self._surely_fd = early.fileno(), surely.fileno()
         self._both = select.epoll()
-        for source in (early, surely):
-            self._both.register(source.fileno(), select.EPOLLIN)
+        self._both.register(self._early_fd, select.EPOLLIN)
+        self._both.register(self._surely_fd, select.EPOLLIN)
 
     def fileno(self) -> int:
         return self._both.fileno()
 
     def read(self) -> list[int] | None:
         """See SocketDeaths.read."""
-        early, late = self._early.read(), self._surely.read()
+        ready = [fd for fd, _ in self._both.poll(0)]
+        early = self._early.read() if self._early_fd in ready else []
+        late = self._surely.read() if self._surely_fd in ready else []
         return None if late is None else early + late
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from tunowner.backends.linux.netlink import (
     AF_NETLINK,
+    ATTRIBUTE,
     NETLINK_NETFILTER,
     NLA_F_NESTED,
     NLM_F_ACK,
@@ -35,18 +36,19 @@ from tunowner.backends.linux.netlink import (
 from tunowner.errors import BackendError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tunowner.backends.linux.netlink import Message
     from tunowner.core.model import FlowKey
 
 _SET, _GET, _DELETE = (1 << 8) | 0, (1 << 8) | 1, (1 << 8) | 2
 """NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW, _GET, _DELETE; NEW changes what is there."""
 _GENERIC = struct.Struct("!BBH")  # struct nfgenmsg: family, version, resource
-_U16, _U32 = struct.Struct("!H"), struct.Struct("!I")
+_PORTS, _U32 = struct.Struct("!HH"), struct.Struct("!I")
 _TUPLE_ORIG, _STATUS, _MARK, _MARK_MASK = 1, 3, 8, 21  # CTA_*
 _NAT = 0x30
 """IPS_SRC_NAT | IPS_DST_NAT of <linux/netfilter/nf_conntrack_common.h>."""
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
-_ADDRESSES = {4: (1, 2), 16: (3, 4)}  # CTA_IP_V4_SRC/DST, CTA_IP_V6_SRC/DST
 _PROTO_NUMBER, _PROTO_SOURCE, _PROTO_DESTINATION = 1, 2, 3
 
 
@@ -70,35 +72,26 @@ class Conntrack:
 
     def forget(self, flow: FlowKey) -> None:
         """Delete the flow's entry: its NAT binding and the verdict that the kernel remembers."""
-        self._delete(_family(flow), _flow_tuple(flow))
+        self._ask(_DELETE, NLM_F_ACK, *_select(flow))
 
     def ask_again(self, flow: FlowKey, mark: int, mask: int) -> None:
         """Replace the flow's verdict by `mark`, under `mask`; where NAT is bound, delete the entry."""
-        status = self._status(flow)
+        family, entry = _select(flow)
+        status = self._status(family, entry)
         if status is None:
             return
         if status & _NAT:
-            self.forget(flow)
-            return
-        marked = pack_attribute(_MARK, _U32.pack(mark)) + pack_attribute(
-            _MARK_MASK, _U32.pack(mask)
-        )
-        self._ask(_SET, NLM_F_ACK, _family(flow), _flow_tuple(flow) + marked)
+            self._ask(_DELETE, NLM_F_ACK, family, entry)
+        else:
+            self._ask(_SET, NLM_F_ACK, family, entry + _mark(mark, mask))
 
     def flush(self, mark: int, mask: int) -> None:
         """Delete every entry of this network namespace with that mark under that mask."""
-        select = pack_attribute(_MARK, _U32.pack(mark)) + pack_attribute(
-            _MARK_MASK, _U32.pack(mask)
-        )
-        self._delete(socket.AF_UNSPEC, select)
+        self._ask(_DELETE, NLM_F_ACK, socket.AF_UNSPEC, _mark(mark, mask))
 
-    def _delete(self, family: int, body: bytes) -> None:
-        """Delete what `body` selects; nothing to delete is fine."""
-        self._ask(_DELETE, NLM_F_ACK, family, body)
-
-    def _status(self, flow: FlowKey) -> int | None:
-        """Return IPS_* of the flow's entry, None where there is none."""
-        buffer, reply = self._ask(_GET, 0, _family(flow), _flow_tuple(flow))
+    def _status(self, family: int, entry: bytes) -> int | None:
+        """Return IPS_* of an entry, None where there is none."""
+        buffer, reply = self._ask(_GET, 0, family, entry)
         attributes = iter_attributes(buffer, reply.start + _GENERIC.size, reply.end)
         found = (value for kind, value in attributes if kind == _STATUS)
         status = next(found, None) if reply.kind == _SET else None
@@ -122,20 +115,39 @@ def _check(code: int) -> None:
         raise BackendError(f"refused ({os.strerror(code)})", where="conntrack")
 
 
-def _family(flow: FlowKey) -> int:
-    return socket.AF_INET if len(flow.local) == 4 else socket.AF_INET6
+def _packer(size: int, source: int, destination: int) -> Callable[[FlowKey], bytes]:
+    """Return what packs CTA_TUPLE_ORIG for addresses of `size` bytes, all attributes in one go."""
+    layout = struct.Struct(f"=4H 2H{size}s 2H{size}s 2H 2HB3x 2H2s2x 2H2s2x")
+    header = ATTRIBUTE.size
+    address, ports = header + size, header + 3 * 8
+    addresses = header + 2 * address
+    whole = (header + addresses + ports, _TUPLE_ORIG | NLA_F_NESTED)
+    nests = (*whole, addresses, _TUPLE_IP | NLA_F_NESTED)
+    from_, to = (address, source), (address, destination)
+    numbers = (ports, _TUPLE_PROTO | NLA_F_NESTED, header + 1, _PROTO_NUMBER)
+    sport, dport = (header + 2, _PROTO_SOURCE), (header + 2, _PROTO_DESTINATION)
+
+    def pack(flow: FlowKey) -> bytes:
+        ends = _PORTS.pack(flow.local_port, flow.remote_port)
+        return layout.pack(
+            *nests, *from_, flow.local, *to, flow.remote,
+            *numbers, flow.protocol, *sport, ends[:2], *dport, ends[2:],
+        )  # fmt: skip
+
+    return pack
 
 
-def _flow_tuple(flow: FlowKey) -> bytes:
-    source, destination = _ADDRESSES[len(flow.local)]
-    addresses = pack_attribute(source, flow.local) + pack_attribute(destination, flow.remote)
-    ports = (
-        pack_attribute(_PROTO_NUMBER, bytes([flow.protocol]))
-        + pack_attribute(_PROTO_SOURCE, _U16.pack(flow.local_port))
-        + pack_attribute(_PROTO_DESTINATION, _U16.pack(flow.remote_port))
-    )
-    return pack_attribute(
-        _TUPLE_ORIG | NLA_F_NESTED,
-        pack_attribute(_TUPLE_IP | NLA_F_NESTED, addresses)
-        + pack_attribute(_TUPLE_PROTO | NLA_F_NESTED, ports),
-    )
+_FAMILIES = {
+    4: (socket.AF_INET, _packer(4, 1, 2)),  # CTA_IP_V4_SRC, CTA_IP_V4_DST
+    16: (socket.AF_INET6, _packer(16, 3, 4)),  # CTA_IP_V6_SRC, CTA_IP_V6_DST
+}
+
+
+def _select(flow: FlowKey) -> tuple[int, bytes]:
+    """Return the family of a flow, and the attribute that names it."""
+    family, pack = _FAMILIES[len(flow.local)]
+    return family, pack(flow)
+
+
+def _mark(mark: int, mask: int) -> bytes:
+    return pack_attribute(_MARK, _U32.pack(mark)) + pack_attribute(_MARK_MASK, _U32.pack(mask))
