@@ -98,8 +98,12 @@ class LinuxOwners:
         return None if self._bpf is None else self._bpf.closings(tcp=tcp)
 
     def quick(self, flow: FlowKey, since: float | None = None) -> Owner | None:
-        if since is not None and self._bpf is not None:
-            self._since.put(flow, since)  # should it come to a walk
+        owner = self._quick(flow, since)
+        if owner is None and since is not None and self._bpf is not None:
+            self._since.put(flow, since)  # for the walk
+        return owner
+
+    def _quick(self, flow: FlowKey, since: float | None) -> Owner | None:
         names = KnownNames(self._users)
         witness = self._near_witness
         try:
