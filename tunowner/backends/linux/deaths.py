@@ -1,7 +1,8 @@
 """Hear of every socket that closes: the multicast groups of SOCK_DIAG.
 
 The kernel tells after the fact, from a work queue (sock_diag_broadcast_destroy() in
-net/core/sock_diag.c), by a message with the socket's cookie. Any process may listen.
+net/core/sock_diag.c), by a message with the socket's cookie. Any process may listen. eBPF tells in
+close(2), before the port is free, and may lose some: where it is there, both are read.
 """
 
 from __future__ import annotations

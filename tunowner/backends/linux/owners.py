@@ -24,6 +24,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from tunowner.backends.linux import procnet
 from tunowner.backends.linux.bpf.exact import ExactDiag
 from tunowner.backends.linux.bpf.witness import NoWitness
 from tunowner.backends.linux.cgroups import CgroupPids
@@ -96,8 +97,12 @@ class LinuxOwners:
         return None if self._bpf is None else self._bpf.closings(tcp=tcp)
 
     def quick(self, flow: FlowKey, since: float | None = None) -> Owner | None:
-        if since is not None and self._bpf is not None:
-            self._since.put(flow, since)  # should it come to a walk
+        owner = self._quick(flow, since)
+        if owner is None and since is not None and self._bpf is not None:
+            self._since.put(flow, since)  # for the walk
+        return owner
+
+    def _quick(self, flow: FlowKey, since: float | None) -> Owner | None:
         names = KnownNames(self._users)
         witness = self._near_witness
         try:
@@ -105,7 +110,7 @@ class LinuxOwners:
             if noted is not None:
                 return None if names.missed or _nameless(noted) else noted
             answer = _Answer(self._memory, names)
-            rows = _living(self._near.sockets(flow, self.interface))
+            rows = _living(procnet.sockets(self._near, flow, self.interface))
             answer.rows = witness.narrow(flow, rows, since)
         except OSError:
             return None
@@ -167,7 +172,7 @@ class LinuxOwners:
             since = self._since.get(flow)
             owner = self._noted(flow, self._far, self._far_witness, self._users, since)
             if owner is None:
-                rows = _living(self._far.sockets(flow, self.interface))
+                rows = _living(procnet.sockets(self._far, flow, self.interface))
                 answer.rows = self._far_witness.narrow(flow, rows, since)
         except OSError as error:
             return answer.refused(error)
@@ -245,7 +250,7 @@ class LinuxOwners:
         cookies = {row.cookie for row in answer.rows}
         first = answer.rows[0]
         try:
-            now = self._far.dump(first.protocol, first.local_port)
+            now = procnet.still(self._far, first)
         except OSError as error:
             return answer.refused(error)
         if not any(row.inode and row.cookie in cookies for row in now):
@@ -313,7 +318,7 @@ class _Answer:
             candidates,
             uid,
             self._users.name(uid),
-            self.rows[0].cookie if len(self.rows) == 1 else None,
+            procnet.cookie(self.rows[0]) if len(self.rows) == 1 else None,
             BACKEND,
             now,
             int((now - self._begun) * 1e6),
@@ -345,6 +350,8 @@ class _Answer:
 
     def _doubtful(self, groups: Sequence[Sequence[Process]]) -> bool:
         """Whether the sockets are held by different programs, or one of them by nobody known."""
+        if any(procnet.may_be_the_kernels(row) for row in self.rows):
+            return True
         if len(self.rows) == 1:
             return False
         if len(groups) < len(self.rows):

@@ -130,7 +130,7 @@ class Witness(NoWitness):
         self, flow: FlowKey, rows: list[SocketRow], since: float | None = None
     ) -> list[SocketRow]:
         cookies = {row.cookie for row in rows}
-        uses = self._uses(flow) if flow.protocol == UDP else []
+        uses = self._sent(flow) if flow.protocol == UDP else []
         strangers = self._strangers(uses, cookies)
         if len(cookies | strangers) == 1:
             return rows
@@ -201,14 +201,16 @@ class Witness(NoWitness):
             candidates = self._holding(record, record.last, row, names)
         if not candidates:
             return None
-        own = Use(row.cookie, wide(flow.local), record.last, SENT)
-        rivals = self._rivals(flow, own) if flow.protocol == UDP else []
-        if rivals:
-            uses = self._of_sender(flow, [own, *rivals], since)
-            if uses != [own]:
-                return self._by_uses(flow, uses, row, names, begun)
-        if flow.protocol == UDP and self._may_have_twin(flow, row, record):
-            return None
+        if flow.protocol == UDP:
+            own = Use(row.cookie, wide(flow.local), record.last, SENT)
+            uses = self._uses(flow)
+            rivals = self._rivals(uses, own)
+            if rivals:
+                sent = self._of_sender(flow, [own, *rivals], since)
+                if sent != [own]:
+                    return self._by_uses(flow, sent, row, names, begun)
+            if record.bound or any(_is_twin(use, own) for use in uses):
+                return None  # another socket may be connected just so: the kernel's table tells
         detail = "" if row.inode else "closed since"
         return _made(
             tuple(candidates), row.uid if row.inode else None, row.cookie, names, begun, detail
@@ -226,25 +228,16 @@ class Witness(NoWitness):
         other = self._programs.holder(creator, link, row.inode, names)
         return [last] if other is None else [last, other]
 
-    def _may_have_twin(self, flow: FlowKey, row: SocketRow, record: Record) -> bool:
-        """Whether another socket may be connected just so: one of them was bound to the port by name."""
-        uses = self._reader.flow(flow)
-        return record.bound or any(
-            use.kind == CONNECTED and use.cookie != row.cookie for use in uses
-        )
-
-    def _rivals(self, flow: FlowKey, own: Use) -> list[Use]:
+    def _rivals(self, uses: list[Use], own: Use) -> list[Use]:
         """Return uses of the tuple by other programs just before."""
-        now = self._reader.now()
-        return [
-            use
-            for use in self._uses(flow)
-            if use.program != own.program and now - use.user.time < HANDOVER
-        ]
+        others = [use for use in uses if use.kind != CONNECTED and use.program != own.program]
+        return self._recent(others, HANDOVER)
 
     def _uses(self, flow: FlowKey) -> list[Use]:
-        uses = self._reader.flow(flow)
-        return [use for use in uses if fits(use, flow) and use.kind != CONNECTED]
+        return [use for use in self._reader.flow(flow) if fits(use, flow)]
+
+    def _sent(self, flow: FlowKey) -> list[Use]:
+        return [use for use in self._uses(flow) if use.kind != CONNECTED]
 
     def _of_sender(self, flow: FlowKey, uses: list[Use], since: float | None) -> list[Use]:
         """Leave only the uses of the socket that the packet in hand is from, if that is known."""
@@ -260,7 +253,7 @@ class Witness(NoWitness):
         since: float | None,
     ) -> Owner | None:
         """Answer by the uses of the tuple itself; `row` is a socket that may be theirs, or not."""
-        uses = self._uses(flow)
+        uses = self._sent(flow)
         if not uses:
             return None
         now, first, rest = self._reader.now(), uses[0], uses[1:]
@@ -302,6 +295,11 @@ class Witness(NoWitness):
         candidates = tuple(dict.fromkeys(process for process in found if process is not None))
         detail = "the port has changed hands" if len(users) > 1 else "the socket has changed hands"
         return _made(candidates, None, cookie, names, begun, detail, Grade.AMBIGUOUS)
+
+
+def _is_twin(use: Use, own: Use) -> bool:
+    """Whether another socket was connected with the same ends. One of two was bound before that."""
+    return use.kind == CONNECTED and use.cookie != own.cookie
 
 
 def _made(
