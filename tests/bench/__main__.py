@@ -12,7 +12,7 @@ UNDERSTANDS = {
     "bench_core": {"--json"},
     "bench_gate": {"--json", "--quick"},
     "bench_owner": set[str](),
-    "bench_sockets": set[str](),
+    "bench_sockets": {"--json"},
 }
 
 
