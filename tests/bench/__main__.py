@@ -11,7 +11,7 @@ import sys
 UNDERSTANDS = {
     "bench_core": {"--json"},
     "bench_gate": {"--json", "--quick"},
-    "bench_owner": set[str](),
+    "bench_owner": {"--json"},
     "bench_sockets": {"--json"},
 }
 

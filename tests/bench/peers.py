@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     """Does something once and returns the seconds that it took."""
 
 PSUTIL = "psutil.net_connections()"
+PSUTIL_FINDER = "psutil.net_connections() + filter"
 PSUTIL_COMMAND = "python -c 'psutil.net_connections()'"
 PROGRAM = Path(__file__).parent / "programs" / "lookup.go"
 _GO_PATH = "/usr/share/gocode"
@@ -95,7 +96,7 @@ class Peers:
         found: dict[str, Round] = {}
         psutil = self._psutil
         if psutil is not None:
-            found["psutil.net_connections() + filter"] = timed(
+            found[PSUTIL_FINDER] = timed(
                 lambda: _same(
                     pid, *(it.pid for it in psutil.net_connections("inet") if it.laddr == local)
                 )
