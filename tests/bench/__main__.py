@@ -12,9 +12,9 @@ UNDERSTANDS = {
     "bench_core": {"--json"},
     "bench_companion": {"--json"},
     "bench_gate": {"--json", "--quick"},
-    "bench_owner": set[str](),
+    "bench_owner": {"--json"},
     "bench_rules": {"--json"},
-    "bench_sockets": set[str](),
+    "bench_sockets": {"--json"},
 }
 
 

@@ -1,13 +1,12 @@
-"""How long an owner lookup takes: `python tests/bench/bench_owner.py [--fds 100] [--psutil]`.
+"""How long an owner lookup takes: `python -m tests.bench.bench_owner [--fds 100]`.
 
-Prints microseconds (or ms) beside psutil.net_connections() + filter in the same run when psutil is
-installed. Nothing is asserted about time; a wrong owner ends the run with an error.
+Beside it psutil, ss, lsof and gopsutil, in the same run, where they are installed. Details go to
+standard error. Nothing is asserted about time; a wrong owner ends the run with an error.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import random
 import resource
@@ -15,13 +14,12 @@ import socket
 import sys
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.backends.linux.bpf_cgroup import own_cgroup
 from tests.backends.linux.children import Child, packed
+from tests.bench.peers import PSUTIL_FINDER, Peers, in_turns
+from tests.bench.report import Report, percentile
 from tunowner.backends.linux.bpf.loader import OwnerMap
 from tunowner.backends.linux.owners import LinuxOwners
 from tunowner.backends.linux.sockdiag import SockDiag
@@ -29,14 +27,14 @@ from tunowner.core.model import TCP, UDP, FlowKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 MANY = "a, n = json.loads(sys.argv[1]); s = [tcp(a) for _ in range(n)]; tell(*s); wait()"
 
 
 def show(name: str, seconds: list[float]) -> None:
-    ordered = sorted(seconds)
-    p50, p99 = (ordered[len(ordered) * part // 100] * 1e6 for part in (50, 99))
-    print(f"{name:<58} p50 {p50:10.1f} us   p99 {p99:10.1f} us")
+    p50, p99 = (percentile(seconds, part) * 1e6 for part in (50, 99))
+    print(f"{name:<64} p50 {p50:8.1f} us   p99 {p99:8.1f} us", file=sys.stderr)
 
 
 def timed(action: Callable[[], object], rounds: int) -> list[float]:
@@ -75,13 +73,12 @@ def new_sockets(
             missed += 1
         elif owner.process is None or owner.process.pid != os.getpid():
             raise SystemExit(f"wrong owner: {owner}")
-    print(
-        f"  (needed a walk: {missed} of {len(spent)})" if missed else "", end="\n" if missed else ""
-    )
+    if missed:
+        print(f"  (needed a walk: {missed} of {len(spent)})", file=sys.stderr)
     return spent
 
 
-def single(fds: int) -> None:
+def single(fds: int, report: Report) -> None:
     """Lookups one at a time, in this process with `fds` descriptors open."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
@@ -93,7 +90,10 @@ def single(fds: int) -> None:
         diag = SockDiag()
         show("exact sock_diag query, TCP, checked", timed(lambda: diag.sockets(flow, 1), 5000))
         show("owner, socket seen before", timed(lambda: source.quick(flow), 5000))
-        show(f"owner, new socket, process seen before ({fds} fds)", new_sockets(source, opened))
+        spent = new_sockets(source, opened)
+        what = f"owner by /proc, new socket, process seen before ({fds} fds)"
+        show(what, spent)
+        report.add(f"{what}, p50", percentile(spent, 50) * 1e6, "us", at_most=60)
         show(
             "  the same, descriptor number at random",
             new_sockets(source, at_random(kept, listener)),
@@ -106,11 +106,10 @@ def single(fds: int) -> None:
         absent = FlowKey(TCP, packed("192.0.2.1"), 1, packed("192.0.2.2"), 2)
         show("no such socket, TCP", timed(lambda: source.quick(absent), 5000))
         show("cold: first flow of a process (quick + walk)", timed(lambda: cold(flow), 50))
-        psutil_filter(flow)
         opened.close()  # type: ignore[attr-defined]
 
 
-def by_ebpf(sockets: int) -> None:
+def by_ebpf(sockets: int, report: Report) -> None:
     """Lookups by the kernel's notes, with few and with many sockets open; needs root."""
     with own_cgroup() as cgroup, ExitStack() as stack:
         source = stack.enter_context(LinuxOwners(interface=1, bpf=OwnerMap(cgroup)))
@@ -121,17 +120,45 @@ def by_ebpf(sockets: int) -> None:
         ]
         told = [(child.pid, truth.flow()) for child in children for truth in child.hear()]
         many = ebpf_lookups(source, listener, len(told))
-        print(f"  with {len(told)} sockets over 100 sockets: {many / few:.2f} x")
-        flow = random.choice(told)[1]
         spent = [timed(lambda flow=flow: source.quick(flow), 1)[0] for _, flow in told[::5]]  # type: ignore[misc]
         show(f"eBPF: owner, any of {len(told)} sockets of 50 processes", spent)
         for pid, known in told[::7]:
             owner = source.quick(known)
             if owner is None or owner.process is None or owner.process.pid != pid:
                 raise SystemExit(f"wrong owner: {owner}")
-        psutil_filter(flow)
+        what = f"owner by eBPF, {len(told)} sockets open, p50"
+        report.add(what, many, "us", at_most=15)
+        report.add(what, many, "us", peer=few, peer_is="100 open", at_most=1.2, of="ratio")
+        report.add(f"{what}, caches cold", cold_caches(source, listener), "us")
+        beside_peers(report, stack, what, many, random.choice(told))
     with own_cgroup() as cgroup:
-        hook_cost(cgroup)
+        hook_cost(cgroup, report)
+
+
+def beside_peers(
+    report: Report, stack: ExitStack, what: str, ours: float, known: tuple[int, FlowKey]
+) -> None:
+    """Find the process of one of the sockets by what else there is."""
+    pid, flow = known
+    local = socket.inet_ntoa(flow.local), flow.local_port
+    spent = in_turns(Peers(stack, report).finders(local, pid), 7)
+    for name, seconds in spent.items():
+        limit = 1e-4 if name == PSUTIL_FINDER else None
+        middle = percentile(seconds, 50) * 1e6
+        report.add(what, ours, "us", peer=middle, peer_is=name, at_most=limit, of="ratio")
+        report.noise(f"{name}, us", [second * 1e6 for second in seconds])
+
+
+def cold_caches(source: LinuxOwners, listener: socket.socket) -> float:
+    """Look new sockets up after a pause in which other memory was used, as between two packets."""
+    other, spent, opened = bytearray(16 << 20), [], connections(listener)
+    for _ in range(100):
+        _, flow = next(opened)
+        other[::4096] = bytes(len(other[::4096]))
+        time.sleep(0.02)
+        spent += timed(lambda flow=flow: source.quick(flow), 1)  # type: ignore[misc]
+    opened.close()  # type: ignore[attr-defined]
+    return percentile(spent, 50) * 1e6
 
 
 def listener_of(stack: ExitStack) -> tuple[str, int]:
@@ -156,27 +183,34 @@ def ebpf_lookups(source: LinuxOwners, listener: socket.socket, open_sockets: int
         sent = [timed(lambda flow=flow: source.quick(flow), 1)[0] for flow in flows]  # type: ignore[misc]
     show(f"eBPF: owner, UDP sendto, {open_sockets} open", sent)
     opened.close()  # type: ignore[attr-defined]
-    return sorted(spent)[len(spent) // 2]
+    return percentile(spent, 50) * 1e6
 
 
-def hook_cost(cgroup: Path) -> None:
+def hook_cost(cgroup: Path, report: Report) -> None:
     """Connect over loopback with the hooks and without, in turns."""
-    spent: dict[bool, list[float]] = {True: [], False: []}
+    spent: dict[bool, list[list[float]]] = {True: [], False: []}
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-        for turn in range(20):
+        for turn in range(40):
             with ExitStack() as stack:
                 if turn % 2:
                     stack.enter_context(OwnerMap(cgroup))
-                for _ in range(500):
-                    with socket.socket() as sock:
-                        begun = time.perf_counter()
-                        sock.connect(listener.getsockname())
-                        spent[bool(turn % 2)].append(time.perf_counter() - begun)
-                    listener.accept()[0].close()
-    for hooked, name in ((False, "without"), (True, "with")):
-        show(f"loopback connect() {name} the eBPF hooks", spent[hooked])
-    plain, hooked_p50 = (sorted(spent[key])[2500] for key in (False, True))
-    print(f"  the hooks add {(hooked_p50 - plain) * 1e6:.1f} us, {hooked_p50 / plain - 1:.1%}")
+                spent[bool(turn % 2)].append([connect(listener) for _ in range(500)])
+    plain, hooked = (
+        percentile([it for turn in spent[key] for it in turn], 50) * 1e6 for key in (False, True)
+    )
+    what = "loopback connect() with the eBPF hooks, p50"
+    report.add(what, hooked, "us", peer=plain, peer_is="without", at_most=1.1, of="ratio")
+    for key, name in ((False, "without"), (True, "with")):
+        report.noise(f"connect() {name}, us", [percentile(it, 50) * 1e6 for it in spent[key]])
+
+
+def connect(listener: socket.socket) -> float:
+    with socket.socket() as sock:
+        begun = time.perf_counter()
+        sock.connect(listener.getsockname())
+        spent = time.perf_counter() - begun
+    listener.accept()[0].close()
+    return spent
 
 
 def at_random(
@@ -196,22 +230,6 @@ def cold(flow: FlowKey) -> None:
         list(source.walk([flow]))
 
 
-def psutil_filter(flow: FlowKey) -> None:
-    try:
-        psutil = importlib.import_module("psutil")
-    except ImportError:
-        print("psutil is not installed: no peer to compare with")
-        return
-    wanted = ("127.0.0.1", flow.local_port)
-
-    def find() -> object:
-        return [
-            c.pid for c in psutil.net_connections("inet") if c.laddr and tuple(c.laddr) == wanted
-        ]
-
-    show("peer: psutil.net_connections() + filter", timed(find, 20))
-
-
 def batch(processes: int, sockets: int) -> None:
     """Open many flows in many processes, then answer all of them in batches of 256 and at once."""
     with ExitStack() as stack:
@@ -228,16 +246,14 @@ def batch(processes: int, sockets: int) -> None:
             with LinuxOwners(interface=socket.if_nametoindex("lo")) as source:
                 begun = time.perf_counter()
                 wrong = resolve(source, flows, size, truth)
-                print(
-                    f"{name}, batches of {size}: {time.perf_counter() - begun:.2f} s, wrong {wrong}"
-                )
+                taken = time.perf_counter() - begun
+                print(f"{name}, batches of {size}: {taken:.2f} s, wrong {wrong}", file=sys.stderr)
                 if wrong:
                     raise SystemExit("wrong owners")
         with LinuxOwners(interface=1) as source:
             resolve(source, flows, len(flows), truth)
             spent = [timed(lambda flow=flow: source.quick(flow), 1)[0] for flow in flows[:1000]]  # type: ignore[misc]
             show(f"owner, socket seen before, {len(flows)} open", spent)
-        psutil_filter(flows[0])
 
 
 def resolve(source: LinuxOwners, flows: list[FlowKey], size: int, truth: dict[FlowKey, int]) -> int:
@@ -261,15 +277,20 @@ def main() -> None:
     parser.add_argument("--fds", type=int, default=100)
     parser.add_argument("--processes", type=int, default=50)
     parser.add_argument("--sockets", type=int, default=200)
+    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if sys.platform != "linux":
         raise SystemExit("measures the Linux backend")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
+    report = Report()
     if os.geteuid() == 0:
-        by_ebpf(10_000)
-    single(options.fds)
+        by_ebpf(10_000, report)
+    else:
+        report.remark("not root: nothing is measured of eBPF")
+    single(options.fds, report)
     batch(options.processes, options.sockets)
+    report.show(as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from tunowner.backends import open_backend
@@ -43,9 +44,14 @@ def list_sockets(wanted: Wanted, backend: Backend | None = None) -> list[Connect
     Raises TunOwnerError for an `app` that is no pattern, BackendError where there is no table.
     """
     app = None if wanted.app is None else app_test(wanted.app)
-    table = (backend or open_backend()).connections(TableQuery(wanted.protocols))
-    rows = [row for row in table if _is_wanted(row, wanted) and _is_held(row, wanted.pid, app)]
-    return sorted(rows, key=lambda row: (row.protocol, row.local_port, row[1:6]))
+    rows = (backend or open_backend()).connections(TableQuery(wanted.protocols))
+    if wanted != Wanted(wanted.protocols):
+        rows = [row for row in rows if _is_wanted(row, wanted) and _is_held(row, wanted.pid, app)]
+    return sorted(rows, key=_PLACE)
+
+
+_PLACE = itemgetter(0, 3, 1, 2, 4, 5)
+"""Protocol, local port, version, local and remote address, remote port."""
 
 
 def _is_wanted(row: Connection, wanted: Wanted) -> bool:

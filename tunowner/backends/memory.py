@@ -90,7 +90,7 @@ class MemoryOwners:
 
     def _answer(self, flow: FlowKey) -> Owner:
         owner = self._owners.get(flow) or Owner(Grade.ABSENT)
-        return owner if owner.backend else replace(owner, backend=BACKEND)
+        return owner if owner.backend else owner._replace(backend=BACKEND)
 
 
 def _fits(flow: FlowKey, protocol: str, ip: str, port: int, remote: tuple[str, int] | None) -> bool:

@@ -189,9 +189,8 @@ class Connection(NamedTuple):
         return endpoint(self.remote, self.remote_port) if self.remote_port else "*"
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Who holds the local socket of a flow, and how sure that is.
+class Owner(NamedTuple):
+    """Who holds the local socket of a flow, and how sure that is. One is made for each look-up.
 
     `candidates` are all holders, the primary first and stable between look-ups. `uid` is the
     socket's own, None if unknown. `cookie` is the kernel's number of the socket, never used twice

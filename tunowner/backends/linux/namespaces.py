@@ -12,7 +12,6 @@ import errno
 import os
 import socket
 import threading
-from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
@@ -120,8 +119,7 @@ def _chosen(answers: list[Owner], here: Owner, *, refused: bool) -> Owner:
 
 def _ambiguous(found: list[Owner]) -> Owner:
     candidates = tuple(process for owner in found for process in owner.candidates)
-    return replace(
-        found[0],
+    return found[0]._replace(
         grade=Grade.AMBIGUOUS,
         candidates=tuple(dict.fromkeys(candidates)),
         uid=None,
@@ -134,7 +132,7 @@ def _ambiguous(found: list[Owner]) -> Owner:
 
 def _told(owner: Owner, detail: str, grade: Grade | None = None) -> Owner:
     detail = f"{owner.detail}; {detail}" if owner.detail else detail
-    return replace(owner, grade=grade or owner.grade, detail=detail)
+    return owner._replace(grade=grade or owner.grade, detail=detail)
 
 
 def other_namespaces() -> Iterator[Namespace]:

@@ -373,7 +373,10 @@ class _Answer:
 
 def _nameless(owner: Owner) -> bool:
     """Whether a process is known, and its program is not."""
-    return any(process.path is None for process in owner.candidates)
+    for process in owner.candidates:  # no generator: this is asked for each flow  # noqa: SIM110
+        if process.path is None:
+            return True
+    return False
 
 
 def _living(rows: Sequence[SocketRow]) -> list[SocketRow]:

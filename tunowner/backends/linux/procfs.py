@@ -171,6 +171,17 @@ class ProcessDir:
         """Whether `link`, such as `fd/12`, is the socket `inode` at this moment."""
         return self.link(link) == b"socket:[%d]" % inode
 
+    def user_holding(self, link: bytes, inode: int, executable: bytes) -> int | None:
+        """Return `uid` if the process `holds` the socket and its link `exe` says `executable`."""
+        try:
+            if os.readlink(link, dir_fd=self._fd) != b"socket:[%d]" % inode:
+                return None
+            if os.readlink(b"exe", dir_fd=self._fd) != executable:
+                return None
+            return os.fstat(self._fd).st_uid
+        except OSError:
+            return None
+
     def uid(self) -> int | None:
         """Return the effective user. The directory itself belongs to it, dumpable or not.
 

@@ -31,40 +31,47 @@ if TYPE_CHECKING:
 _HEAD = struct.Struct("=IHHI4xBB2xI")
 """`struct nlmsghdr`, then `struct inet_diag_req_v2` up to the ports."""
 _ENDS = struct.Struct("!HH16s16s")
-_TAIL = struct.Struct("=III")
-_REQUEST_SIZE = _HEAD.size + _ENDS.size + _TAIL.size
+_REST = struct.Struct(f"={_ENDS.size}sI")
+_COOKIE = struct.Struct("=II")
+_REQUEST_SIZE = _HEAD.size + _REST.size + _COOKIE.size
+_ASK = (_REQUEST_SIZE, SOCK_DIAG_BY_FAMILY, netlink.NLM_F_REQUEST)
 _ERROR = struct.Struct("=IHHI4xi")
 _REPLY = struct.Struct("=IHHI4xBBxx36sIQ12xII")
 """`struct nlmsghdr` and `struct inet_diag_msg`, the ends of the connection in one piece."""
+_pack_head, _pack_ends, _pack_rest = _HEAD.pack_into, _ENDS.pack, _REST.pack_into
 _unpack = _REPLY.unpack_from
 
 
 class ExactDiag(SockDiag):
-    """A SockDiag that is quick about the common case."""
+    """A SockDiag that is quick about the common case: its request is kept and written over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._request = bytearray(_REQUEST_SIZE)
+        _COOKIE.pack_into(self._request, _REQUEST_SIZE - _COOKIE.size, NO_COOKIE, NO_COOKIE)
 
     def exact(self, flow: FlowKey, interface: int = 0) -> SocketRow | None:
         protocol, local, local_port, remote, remote_port = flow
         family = AF_INET if len(local) == 4 else AF_INET6
+        request, buffer = self._request, self._buffer
+        sequence = self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         try:
-            ends = asked = _ENDS.pack(local_port, remote_port, local, remote)
+            ends = asked = _pack_ends(local_port, remote_port, local, remote)
             if protocol == UDP:
-                asked = _ENDS.pack(remote_port, local_port, remote, local)
-            sequence = self._next_sequence()
-            head = (_REQUEST_SIZE, SOCK_DIAG_BY_FAMILY, netlink.NLM_F_REQUEST, sequence)
-            tail = _TAIL.pack(interface, NO_COOKIE, NO_COOKIE)
-            self._socket.send(_HEAD.pack(*head, family, protocol, ALL_STATES) + asked + tail)
-            length = self._socket.recv_into(self._buffer, 0, MSG_DONTWAIT)
+                asked = _pack_ends(remote_port, local_port, remote, local)
+            _pack_head(request, 0, *_ASK, sequence, family, protocol, ALL_STATES)
+            _pack_rest(request, _HEAD.size, asked, interface)
+            self._socket.send(request)
+            length = self._socket.recv_into(buffer, 0, MSG_DONTWAIT)
         except OSError:
             return super().exact(flow, interface)
         if length >= _REPLY.size:
-            size, kind, _, answered, of, state, found, device, cookie, uid, inode = _unpack(
-                self._buffer
-            )
+            size, kind, _, answered, of, state, found, device, cookie, uid, inode = _unpack(buffer)
             if (kind, answered) == (SOCK_DIAG_BY_FAMILY, sequence) and size <= length:
                 if of == family and found == ends and remote_port and device in (0, interface):
                     here = (local, local_port, remote, remote_port)
                     return SocketRow(family, protocol, state, *here, device, inode, uid, cookie)
-                row = parse_row(self._buffer, netlink.HEADER.size, size, protocol)
+                row = parse_row(buffer, netlink.HEADER.size, size, protocol)
                 return None if row is None or rank(row, flow, interface) is None else row
         if self._is_error(length, sequence, errno.ENOENT):
             return None

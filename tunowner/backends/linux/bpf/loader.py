@@ -228,9 +228,10 @@ class Reader:
         self._map = owner_map
         self._look_up = owner_map.library.bpf_map_lookup_elem
         self._cookie = ctypes.c_uint64()
-        self._cookie_pointer = ctypes.byref(self._cookie)
+        self._cookie_at = ctypes.addressof(self._cookie)
         self._key = ctypes.create_string_buffer(FLOW.size)
         self._record = ctypes.create_string_buffer(RECORD.size)
+        self._record_at = ctypes.addressof(self._record)
         self._entry = ctypes.create_string_buffer(ENTRY.size)
         self._departure = ctypes.create_string_buffer(DEPARTURE.size)
         self._moment = ctypes.c_uint64()
@@ -240,7 +241,7 @@ class Reader:
 
     def socket(self, cookie: int) -> Record | None:
         self._cookie.value = cookie
-        if self._look_up(self._map.sockets_fd, self._cookie_pointer, self._record):
+        if self._look_up(self._map.sockets_fd, self._cookie_at, self._record_at):
             return None
         return parse_record(self._record, cookie)
 

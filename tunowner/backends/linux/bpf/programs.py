@@ -110,11 +110,9 @@ class Programs:
     def holder(self, user: User, link: bytes, inode: int, names: Names) -> Process | None:
         """Describe the program of the note if it holds the socket at `link`, as it is now."""
         seen = self._seen.get(user.program) or self._look(user, names)
-        if seen is None or not seen.directory.holds(link, inode):
+        if seen is None:
             return None
-        if seen.directory.link(b"exe") != seen.link:
-            return None
-        uid = seen.directory.uid()
+        uid = seen.directory.user_holding(link, inode, seen.link)
         return None if uid is None else self._as_user(user, seen, uid, names)
 
     def _as_user(self, user: User, seen: Seen, uid: int, names: Names) -> Process:
