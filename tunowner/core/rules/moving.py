@@ -29,9 +29,8 @@ def doubt_about(path: str) -> BadValueError | None:
             names = {key: value for key, value in found.groupdict().items() if value}
             return _moves(path, f"write package: {package.format(**names)}")
     if found := _STORE.fullmatch(path):
-        return _moves(
-            path, f"write {quoted('/nix/store/*-' + _VERSION.sub(_starred, found['rest']))}"
-        )
+        rest = _VERSION.sub(_starred, f"/{found['rest']}")
+        return _moves(path, f"write {quoted('/nix/store/*-' + rest[1:])}")
     stays = _VERSION.sub(_starred, path)
     return _moves(path, f"write {quoted(stays)}") if stays != path else None
 
