@@ -157,9 +157,9 @@ def _doubt(rule: Rule, subject: Subject) -> str:
     """Say what is not known, and who wanted to know: `owner absent; rule 'x' needs app`."""
     needed = rule.match.lacks(subject)
     process = subject.owner.process
-    state = (
-        f"owner {subject.owner.grade}"
-        if process is None
-        else f"{needed} of pid {process.pid} unknown"
-    )
+    if process is None:
+        state = f"owner {subject.owner.grade}"
+    else:
+        whose = f"pid {process.pid}" if process.pid else "the process"
+        state = f"{needed} of {whose} unknown"
     return f"{state}; rule '{rule.name}' needs {needed}"
