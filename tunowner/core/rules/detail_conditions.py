@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from .condition import ProcessCondition
 from .findings import BadValueError, quoted, shown, suggestion
 from .logic import UNKNOWN, Truth
+from .moving import doubt_about
 from .patterns import REGEX_PREFIX, Pattern, file_pattern, path_pattern, pattern_text
 from .regexes import MAX_SUBJECT
 from .scripts import NO_SCRIPT, Script, is_interpreter, script_of
-from .shape import expect_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -202,6 +202,11 @@ class ScriptFile(ProcessCondition):
         return file_pattern(pattern_text(node))
 
     @classmethod
+    def doubt(cls, text: str) -> BadValueError | None:
+        """Warn of paths that will move."""
+        return doubt_about(text)
+
+    @classmethod
     def build(cls, written: str, values: Sequence[Pattern]) -> Self:
         return cls(written, tuple(values))
 
@@ -251,7 +256,7 @@ class Sha256(ProcessCondition):
 
     @staticmethod
     def parse(node: Scalar) -> str:
-        text = expect_text(node)
+        text = node.text
         if not _SHA256.fullmatch(text):
             hint = "write the 64 digits that `sha256sum FILE` prints"
             raise BadValueError("E117", f"{quoted(text)} is no SHA-256", hint)

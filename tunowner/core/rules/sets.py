@@ -49,6 +49,9 @@ def read_values(condition: type[Condition], node: Node, shape: Shape) -> Values:
             values.append(condition.parse(scalar))
         except BadValueError as bad:
             shape.findings.add_bad(scalar.place, bad)
+        else:
+            if doubt := condition.doubt(scalar.text):
+                shape.findings.add_bad(scalar.place, doubt)
     return Values(_written(scalars), tuple(values), references)
 
 
@@ -134,7 +137,8 @@ class Sets:
             if any(self._reachable([(name, key)])) or (key == INCLUDE and name in self._places):
                 continue
             if name in self._places:
-                held = ", ".join(held for owner, held in self._slots if owner == name) or "nothing"
+                keys = [held for owner, held in self._slots if owner == name and held != INCLUDE]
+                held = ", ".join(keys) or "nothing"
                 message = f"set {quoted(name)} holds no {key}"
                 self._shape.findings.add_missing(
                     reference.place, "E204", message, f"it holds {held}"
