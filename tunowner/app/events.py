@@ -69,6 +69,8 @@ class EventMaker:
             "rule_file": decision.rule_file,
             "why": decision.why,
             "lookup_us": decision.owner.lookup_us,
+            "tags": list(decision.tags),
+            "audited": [audited._asdict() for audited in decision.audited],
         }
 
 

@@ -89,6 +89,8 @@ class Service:
             self._tell("stopped", statistics=count(), events_dropped=self._reporter.dropped)
 
     def _announce(self, flow: FlowKey, decision: Decision) -> None:
+        if not decision.log:
+            return
         self._reporter.put(partial(self._events.opened, flow, decision, time.time()))
 
     def _tell(self, event: str, **fields: object) -> None:
