@@ -13,6 +13,7 @@ UNDERSTANDS = {
     "bench_companion": {"--json"},
     "bench_gate": {"--json", "--quick"},
     "bench_owner": set[str](),
+    "bench_rules": {"--json"},
     "bench_sockets": set[str](),
 }
 

@@ -22,6 +22,8 @@ CASES = [
     ("cmdline: \"curl 'a b'\"", {"cmdline": ["curl", "a b"]}, YES),
     ("cmdline: 're:-[-]?s(ilent)?\\b'", {"cmdline": ["curl", "--silent"]}, YES),
     ("cmdline: '*'", {"app": ["/usr/bin/curl"]}, UNKNOWN),
+    ("cmdline: '*y'", {"cmdline": ["x" * 5_000, "y"]}, YES),
+    ("cmdline: 're:y'", {"cmdline": ["x" * 5_000, "y"]}, UNKNOWN),
     ("cmdline: '**'", {"cmdline": ["x" * 40_000, "y"]}, UNKNOWN),
     # scripts
     ("script: backup.py", PY | {"cmdline": ["python3", "/opt/backup.py", "x"]}, YES),

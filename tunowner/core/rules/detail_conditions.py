@@ -16,6 +16,7 @@ from .condition import ProcessCondition
 from .findings import BadValueError, quoted, shown, suggestion
 from .logic import UNKNOWN, Truth
 from .patterns import REGEX_PREFIX, Pattern, file_pattern, path_pattern, pattern_text
+from .regexes import MAX_SUBJECT
 from .scripts import NO_SCRIPT, Script, is_interpreter, script_of
 from .shape import expect_text
 
@@ -61,7 +62,12 @@ class _DetailText(ProcessCondition):
         texts = self.texts(details)
         if any(self._fitting(text) for text in texts if text):
             return True
-        return UNKNOWN if None in texts else False
+        return UNKNOWN if None in texts or self._unread(texts) else False
+
+    def _unread(self, texts: tuple[str | None, ...]) -> bool:
+        """Whether a text is too long to be searched by one of the patterns."""
+        longest = max(len(text or "") for text in texts)
+        return longest > MAX_SUBJECT and any(it.anywhere for it in self.values)
 
     def _fitting(self, text: str) -> Pattern | None:
         return next((pattern for pattern in self.values if pattern.fits(text)), None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .findings import BadValueError, quoted
 from .globs import compile_glob, is_literal
-from .regexes import compile_regex
+from .regexes import MAX_SUBJECT, compile_regex
 from .shape import expect_text
 
 if TYPE_CHECKING:
@@ -50,8 +50,9 @@ class Pattern:
     def fits(self, subject: str) -> bool:
         if self.regex is None:
             return subject == self.text
-        match = self.regex.search if self.anywhere else self.regex.fullmatch
-        return match(subject) is not None
+        if self.anywhere:
+            return len(subject) <= MAX_SUBJECT and self.regex.search(subject) is not None
+        return self.regex.fullmatch(subject) is not None
 
 
 def path_pattern(text: str) -> Pattern:
