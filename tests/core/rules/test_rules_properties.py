@@ -15,6 +15,7 @@ from tests.core.rules.flows import CURL, HIDDEN, NAMELESS, WGET, flow, udp
 from tunowner.core.model import FlowKey, Grade, Owner, Process, ProcessDetails
 from tunowner.core.rules import Context, RuleSet, load
 from tunowner.core.rules.findings import Findings
+from tunowner.core.rules.implication import implies
 from tunowner.core.rules.nodes import Loader, read
 from tunowner.core.rules.rules_section import Loading
 from tunowner.core.rules.subject import Subject
@@ -342,6 +343,28 @@ def test_the_index_explain_and_a_plain_search_agree(
     deciding = [it.rule for it in trace.steps if it.result == "yes" and it.mode == "decides"]
     assert decision.rule == (deciding[0] if deciding else None)
     assert all(step.because.isprintable() and step.because for step in trace.steps)
+
+
+@given(RULES, FLOWS, OWNERS, CONTEXTS)
+def test_a_rule_that_is_said_never_to_match_never_does(
+    written: list[tuple[Match, Match]], key: FlowKey, owner: Owner, context: Context
+) -> None:
+    text = rule_set(*(match for match, _ in written), extras=[extra for _, extra in written])
+    rules = load([("a.yaml", text)])
+    hidden = [str(it) for it in rules.warnings if it.code == "W101"]
+    decision = rules.decide(key, owner, context)
+    assert not any(f"rule '{decision.rule}' can never match" in it for it in hidden)
+
+
+@given(MATCHES, MATCHES, FLOWS, OWNERS, CONTEXTS)
+def test_what_is_implied_holds(
+    narrow: Match, wide: Match, key: FlowKey, owner: Owner, context: Context
+) -> None:
+    subject = Subject(key, owner, context)
+    for first, second in ((narrow, wide), (narrow, {"any": [wide, narrow]}), (narrow, narrow)):
+        rules = load([("a.yaml", rule_set(first, second))]).rules
+        if implies(rules[0].match, rules[1].match) and rules[0].match.test(subject):
+            assert rules[1].match.test(subject)
 
 
 UNTOLD = {

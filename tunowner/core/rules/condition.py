@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from tunowner.core.model import Process
 
+    from .findings import BadValueError
     from .nodes import Scalar
     from .subject import Subject
 
@@ -27,6 +28,7 @@ class Condition(ABC):
     value: ClassVar[Mapping[str, Any]]
     """JSON Schema of one value."""
     written: str
+    values: tuple[Any, ...]
 
     @staticmethod
     @abstractmethod
@@ -37,6 +39,11 @@ class Condition(ABC):
     @abstractmethod
     def build(cls, written: str, values: Sequence[Any]) -> Self:
         """Return the condition that holds for any of the values, which `parse` returned."""
+
+    @classmethod
+    def doubt(cls, _text: str) -> BadValueError | None:
+        """Return a warning about the text of a good value, if it is probably not what is meant."""
+        return None
 
     @classmethod
     def schema(cls) -> Schema:

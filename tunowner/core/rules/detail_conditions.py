@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from .condition import ProcessCondition
 from .findings import BadValueError, quoted, shown, suggestion
 from .logic import UNKNOWN, Truth
+from .moving import doubt_about
 from .patterns import REGEX_PREFIX, Pattern, file_pattern, path_pattern, pattern_text
 from .regexes import MAX_SUBJECT
 from .scripts import NO_SCRIPT, Script, is_interpreter, script_of
@@ -200,6 +201,11 @@ class ScriptFile(ProcessCondition):
     @staticmethod
     def parse(node: Scalar) -> Pattern:
         return file_pattern(pattern_text(node))
+
+    @classmethod
+    def doubt(cls, text: str) -> BadValueError | None:
+        """Warn of paths that will move."""
+        return doubt_about(text)
 
     @classmethod
     def build(cls, written: str, values: Sequence[Pattern]) -> Self:

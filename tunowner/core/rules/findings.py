@@ -70,11 +70,14 @@ class Findings:
         """Every finding, by file order, line and column."""
         return tuple(finding for _, finding in sorted(self._found))
 
+    @property
+    def has_errors(self) -> bool:
+        return any(finding.severity == "error" for _, finding in self._found)
+
     def raise_errors(self) -> None:
         """Raise a `ConfigError` with all findings, warnings included, if one of them is an error."""
-        found = self.all()
-        if any(finding.severity == "error" for finding in found):
-            raise ConfigError(found)
+        if self.has_errors:
+            raise ConfigError(self.all())
 
 
 def shown(text: str) -> str:

@@ -11,6 +11,8 @@ from tunowner.core.model import BUILTIN_ACTIONS, DIRECT
 
 from .cases import Cases
 from .findings import Findings, Place, quoted, suggestion
+from .index import Index
+from .lint import warn_of_catch_alls, warn_of_shadow, warn_of_shadows
 from .matches import Matches
 from .nodes import MappingNode, Scalar, read
 from .outbounds import Outbounds
@@ -78,11 +80,13 @@ class _Loader:
             self._read_defaults(node)
         rules = self._rules()
         self._read_cases(rules)
-        self._warn(rules)
+        index = Index(rules)
+        self._warn(rules, index)
         self.findings.raise_errors()
         return self._tested(
             RuleSet(
                 tuple(rules),
+                index,
                 MappingProxyType(self.outbounds.defined),
                 self.defaults.get("when_unknown", DIRECT),
                 self.defaults.get("action", DIRECT),
@@ -168,14 +172,16 @@ class _Loader:
         )
         return None
 
-    def _warn(self, rules: list[Rule]) -> None:
+    def _warn(self, rules: list[Rule], index: Index) -> None:
+        """Warn of what is hardly meant; of what hangs on values, only if they all are right."""
         catch_all = next((it for it in rules if it.matches_everything and it.decides), None)
-        if catch_all is None:
-            return
-        name = f"rule {quoted(catch_all.name)} ({catch_all.place})"
-        for rule in rules[rules.index(catch_all) + 1 :]:
-            message = f"rule {quoted(rule.name)} can never match"
-            self.findings.add(rule.place, "W101", message, f"{name} before it matches every flow")
-        if "when_unknown" in self.defaults and self.defaults_at:
-            hint = f"{name} matches every flow"
+        reached = rules.index(catch_all) + 1 if catch_all else len(rules)
+        for rule in rules[reached:]:
+            assert catch_all is not None
+            warn_of_shadow(rule, catch_all, self.findings)
+        if not self.findings.has_errors:
+            warn_of_shadows(rules[:reached], index, self.findings)
+            warn_of_catch_alls(rules, self.findings)
+        if catch_all and "when_unknown" in self.defaults and self.defaults_at:
+            hint = f"rule {quoted(catch_all.name)} ({catch_all.place}) matches every flow"
             self.findings.add(self.defaults_at, "W102", "when_unknown can never apply", hint)

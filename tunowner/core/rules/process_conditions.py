@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from .condition import ProcessCondition
 from .findings import BadValueError, quoted, shown
 from .logic import UNKNOWN, Truth
+from .moving import doubt_about
 from .patterns import Pattern, file_pattern, path_pattern, pattern_text, with_slashes
 from .shape import expect_int, wrong_type
 
@@ -33,6 +34,11 @@ class _Executable(ProcessCondition):
     literals: frozenset[str]
     """Names and whole paths: no name holds a `/` and every path does, so they cannot be confused."""
     patterns: tuple[Pattern, ...]
+
+    @classmethod
+    def doubt(cls, text: str) -> BadValueError | None:
+        """Warn of paths that will move."""
+        return doubt_about(text)
 
     @classmethod
     def build(cls, written: str, values: Sequence[Pattern]) -> Self:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from .condition import ProcessCondition, Schema
 from .findings import shown
 from .logic import UNKNOWN, Truth, every, some
+from .moving import doubt_about
 from .patterns import Pattern, file_pattern, pattern_text
 from .process_conditions import App
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from tunowner.core.model import Process
 
+    from .findings import BadValueError
     from .nodes import Scalar
     from .subject import Subject
 
@@ -39,6 +41,11 @@ class Relative(ProcessCondition):
     @staticmethod
     def parse(node: Scalar) -> Pattern:
         return file_pattern(pattern_text(node))
+
+    @classmethod
+    def doubt(cls, text: str) -> BadValueError | None:
+        """Warn of paths that will move."""
+        return doubt_about(text)
 
     @classmethod
     def build(cls, written: str, values: Sequence[Any]) -> Self:

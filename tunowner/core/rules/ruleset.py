@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tunowner.core.model import DIRECT, Audited, Decision
 
-from .index import Index
 from .logic import UNKNOWN, Anything
 from .subject import NOTHING_MORE, Subject
 from .trace import Step, Trace, nearest_miss
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from .cases import Case
     from .findings import Place
+    from .index import Index
     from .logic import Matcher
     from .subject import Context
 
@@ -62,27 +62,23 @@ class Rule:
 class RuleSet:
     """All rules in their order. Immutable: share it between threads, replace it to reload.
 
-    `outbounds` are in the order of their definition. `default_action` is for flows that no rule
+    `index` finds rules. `outbounds` are in the order of their definition. `default_action` is for flows that no rule
     matches, `when_unknown` for those of them that a rule might have matched, had more been known.
     `warnings` are the findings that did not prevent loading, `cases` the tests, which all passed.
     """
 
     rules: tuple[Rule, ...]
+    index: Index = field(repr=False, compare=False)
     outbounds: Mapping[str, Outbound]
     when_unknown: str
     default_action: str
     warnings: tuple[Finding, ...] = ()
     cases: tuple[Case, ...] = ()
 
-    _index: Index = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_index", Index(self.rules))
-
     def decide(self, flow: FlowKey, owner: Owner, context: Context = NOTHING_MORE) -> Decision:
         """Return the action of the first rule that matches, else that of a default. Never raises."""
         subject = Subject(flow, owner, context)
-        return self._decide(subject, self._index.may_match(subject))
+        return self._decide(subject, self.index.may_match(subject))
 
     def explain(self, flow: FlowKey, owner: Owner, context: Context = NOTHING_MORE) -> Trace:
         """Return what `decide` decides, and what every rule says, those after the deciding too."""
@@ -109,7 +105,7 @@ class RuleSet:
                 marks.append(rule)
             elif truth is UNKNOWN and position < doubtful and rule.decides:
                 doubtful = position
-        return self._unmatched(self._index.first_doubtful(subject, doubtful), marks, subject)
+        return self._unmatched(self.index.first_doubtful(subject, doubtful), marks, subject)
 
     @staticmethod
     def _matched(rule: Rule, marks: list[Rule], subject: Subject) -> Decision:

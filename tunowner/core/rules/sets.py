@@ -49,6 +49,9 @@ def read_values(condition: type[Condition], node: Node, shape: Shape) -> Values:
             values.append(condition.parse(scalar))
         except BadValueError as bad:
             shape.findings.add_bad(scalar.place, bad)
+        else:
+            if doubt := condition.doubt(scalar.text):
+                shape.findings.add_bad(scalar.place, doubt)
     return Values(_written(scalars), tuple(values), references)
 
 
