@@ -119,6 +119,11 @@ class Companion:
         return f"<Companion: {len(self._rules.rules)} rules, {state}>"
 
     @property
+    def rules(self) -> RuleSet:
+        """The rules in force."""
+        return self._rules
+
+    @property
     def outbounds(self) -> Mapping[str, Outbound]:
         """What the names in `Decision.action` stand for, besides direct, block and drop."""
         return self._rules.outbounds
