@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -132,7 +131,7 @@ def test_the_last_decision_holds() -> None:
 
 def test_an_answer_that_comes_late_changes_nothing() -> None:
     flows = KnownFlows()
-    newer, older = (Decision("block", replace(EXACT, resolved_at=at)) for at in (2.0, 1.0))
+    newer, older = (Decision("block", EXACT._replace(resolved_at=at)) for at in (2.0, 1.0))
     for decision in (newer, older):
         flows.put(p.flow(), decision, None, LONG, 3.0)
     assert flows.find(ACK4, segment_of(ACK4), 3.0) is newer

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from tunowner.app.config import load_rules
-from tunowner.app.context import open_context
+from tunowner.app.context import Facts
 from tunowner.app.events import Event, EventMaker, Reporter
 from tunowner.app.loop import PacketLoop
 from tunowner.app.notify import notify
@@ -50,6 +50,7 @@ class Service:
         self._options = options
         self._events = EventMaker()
         self._reporter = Reporter(write)
+        self._names: Callable[[bytes], tuple[str, ...]] = lambda _: ()
 
     def run(self, backend: Backend | None = None) -> None:
         """Intercept until a signal ends it. Puts the system back whatever happens.
@@ -68,7 +69,10 @@ class Service:
             owners = undo.enter_context(closing(found))
             told = backend.open_deaths(tcp=False, owners=owners)
             deaths = undo.enter_context(closing(told))
-            decider = partial(decide, rules, open_context(backend, self._options.profile))
+            facts = undo.enter_context(closing(Facts(backend, self._options.profile)))
+            facts.serve(rules)
+            self._names = facts.hosts
+            decider = partial(decide, rules, facts.context)
             engine = Engine(decider, dry_run=self._options.dry_run)
             loop = PacketLoop(plane, owners, deaths, engine, self._announce)
             undo.callback(loop.close)
@@ -90,7 +94,10 @@ class Service:
             self._tell("stopped", statistics=count(), events_dropped=self._reporter.dropped)
 
     def _announce(self, flow: FlowKey, decision: Decision) -> None:
-        self._reporter.put(partial(self._events.opened, flow, decision, time.time()))
+        if not decision.log:
+            return
+        host = next(iter(self._names(flow.remote)), None)
+        self._reporter.put(partial(self._events.opened, flow, decision, time.time(), host))
 
     def _tell(self, event: str, **fields: object) -> None:
         dry = {"dry_run": True} if self._options.dry_run else {}

@@ -78,6 +78,16 @@ class SocketDeaths(Protocol):
         """Give back what is open. Safe to call twice."""
 
 
+class DnsTap(Protocol):
+    """Hands out copies of the DNS messages that this network namespace receives."""
+
+    def read(self) -> list[bytes]:
+        """Return the messages since, oldest first; any bytes, for all that is known. Never blocks."""
+
+    def close(self) -> None:
+        """Give back what is open. Safe to call twice."""
+
+
 @dataclass(frozen=True, slots=True)
 class GateSettings:
     """What the gate is to be built for.
@@ -217,6 +227,9 @@ class Backend(Protocol):
 
     def open_inspector(self) -> Inspector:
         """Open what tells more about processes. There is nothing to close."""
+
+    def open_dns_tap(self) -> DnsTap:
+        """Start to see DNS answers. Raises PrivilegeError or BackendError where it cannot be."""
 
     def interface_of(self, flow: FlowKey) -> str | None:
         """Return the interface that a flow would leave by were there no rules, None if unknown.

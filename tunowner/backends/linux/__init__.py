@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tunowner.backends.base import (
         Check,
         DataPlane,
+        DnsTap,
         EbpfSettings,
         GateSettings,
         Inspector,
@@ -77,6 +78,11 @@ class LinuxBackend:
         from tunowner.backends.linux.details import LinuxInspector
 
         return LinuxInspector()
+
+    def open_dns_tap(self) -> DnsTap:
+        from tunowner.backends.linux.dns_tap import LinuxDnsTap
+
+        return LinuxDnsTap()
 
     def interface_of(self, flow: FlowKey) -> str | None:
         from tunowner.backends.linux.routes import interface_of

@@ -36,8 +36,6 @@ from tunowner.backends.linux.netlink import (
 from tunowner.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tunowner.backends.linux.netlink import Message
     from tunowner.core.model import FlowKey
 
@@ -115,38 +113,38 @@ def _check(code: int) -> None:
         raise BackendError(f"refused ({os.strerror(code)})", where="conntrack")
 
 
-def _packer(size: int, source: int, destination: int) -> Callable[[FlowKey], bytes]:
-    """Return what packs CTA_TUPLE_ORIG for addresses of `size` bytes, all attributes in one go."""
-    layout = struct.Struct(f"=4H 2H{size}s 2H{size}s 2H 2HB3x 2H2s2x 2H2s2x")
-    header = ATTRIBUTE.size
-    address, ports = header + size, header + 3 * 8
-    addresses = header + 2 * address
-    whole = (header + addresses + ports, _TUPLE_ORIG | NLA_F_NESTED)
-    nests = (*whole, addresses, _TUPLE_IP | NLA_F_NESTED)
-    from_, to = (address, source), (address, destination)
-    numbers = (ports, _TUPLE_PROTO | NLA_F_NESTED, header + 1, _PROTO_NUMBER)
-    sport, dport = (header + 2, _PROTO_SOURCE), (header + 2, _PROTO_DESTINATION)
+class _TupleLayout:
+    """CTA_TUPLE_ORIG with addresses of `size` bytes, so that it is packed in one go."""
 
-    def pack(flow: FlowKey) -> bytes:
+    def __init__(self, size: int, source: int, destination: int) -> None:
+        header = ATTRIBUTE.size
+        address, ports = header + size, header + 3 * 8
+        addresses = header + 2 * address
+        whole = (header + addresses + ports, _TUPLE_ORIG | NLA_F_NESTED)
+        self._layout = struct.Struct(f"=4H 2H{size}s 2H{size}s 2H 2HB3x 2H2s2x 2H2s2x")
+        self._nests = (*whole, addresses, _TUPLE_IP | NLA_F_NESTED)
+        self._from, self._to = (address, source), (address, destination)
+        self._numbers = (ports, _TUPLE_PROTO | NLA_F_NESTED, header + 1, _PROTO_NUMBER)
+        self._sport, self._dport = (header + 2, _PROTO_SOURCE), (header + 2, _PROTO_DESTINATION)
+
+    def pack(self, flow: FlowKey) -> bytes:
         ends = _PORTS.pack(flow.local_port, flow.remote_port)
-        return layout.pack(
-            *nests, *from_, flow.local, *to, flow.remote,
-            *numbers, flow.protocol, *sport, ends[:2], *dport, ends[2:],
+        return self._layout.pack(
+            *self._nests, *self._from, flow.local, *self._to, flow.remote,
+            *self._numbers, flow.protocol, *self._sport, ends[:2], *self._dport, ends[2:],
         )  # fmt: skip
-
-    return pack
 
 
 _FAMILIES = {
-    4: (socket.AF_INET, _packer(4, 1, 2)),  # CTA_IP_V4_SRC, CTA_IP_V4_DST
-    16: (socket.AF_INET6, _packer(16, 3, 4)),  # CTA_IP_V6_SRC, CTA_IP_V6_DST
+    4: (socket.AF_INET, _TupleLayout(4, 1, 2)),  # CTA_IP_V4_SRC, CTA_IP_V4_DST
+    16: (socket.AF_INET6, _TupleLayout(16, 3, 4)),  # CTA_IP_V6_SRC, CTA_IP_V6_DST
 }
 
 
 def _select(flow: FlowKey) -> tuple[int, bytes]:
     """Return the family of a flow, and the attribute that names it."""
-    family, pack = _FAMILIES[len(flow.local)]
-    return family, pack(flow)
+    family, layout = _FAMILIES[len(flow.local)]
+    return family, layout.pack(flow)
 
 
 def _mark(mark: int, mask: int) -> bytes:
