@@ -59,8 +59,9 @@ class Holders(Matcher):
         return result
 
     def because(self, subject: Subject, /) -> str:
-        for process in subject.owner.candidates:
-            if self._fits(process, subject):
+        candidates = subject.owner.candidates
+        for process in candidates:
+            if len(candidates) == 1 or self._fits(process, subject):
                 return "; ".join(part.because(process, subject) for part in self.parts)
         return str(self)
 

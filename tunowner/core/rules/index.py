@@ -70,7 +70,7 @@ class Index:
         """Return the positions, ascending, of all rules that are true; others may be among them."""
         found = list(self.loose)
         for table in self._tables:
-            found += table.find(subject)[0]
+            found += table.find(subject)
         return sorted(set(found)) if len(found) > 1 else found
 
     def first_doubtful(self, subject: Subject, before: int) -> int:
@@ -79,12 +79,12 @@ class Index:
         Only looks among the rules that `may_match` leaves out; returns `before` for none.
         """
         for table, others in self._without.items():
-            if not table.find(subject)[1]:
+            if not table.knows(subject):
                 before = others._first_unknown(subject, before)  # noqa: SLF001
         return before
 
     def _first_unknown(self, subject: Subject, before: int) -> int:
-        found = sorted(at for table in self._tables for at in table.find(subject)[0])
+        found = sorted(at for table in self._tables for at in table.find(subject))
         for positions in (self.loose, found):
             for position in positions:
                 if position >= before:

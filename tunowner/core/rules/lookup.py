@@ -16,15 +16,17 @@ from .patterns import with_slashes
 from .process_conditions import App, Path, Pid, User
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Iterator
+    from collections.abc import Collection, Hashable, Iterator, Sequence
 
-    from tunowner.core.model import Process
+    from tunowner.core.model import Owner
 
     from .condition import Condition
     from .patterns import Pattern
     from .subject import Subject
 
 _SPECIAL = "*?["
+_MOST_PATHS = 4_096
+"""Programs whose rules are remembered; a machine runs some hundred."""
 _DEEP = 3
 """Slashes in a folder that is likely to tell more than the name of a program in it."""
 
@@ -35,7 +37,7 @@ class Table(ABC):
     conditions: ClassVar[tuple[type[Condition], ...]]
     """What may be filed here."""
     always_known: ClassVar[bool] = False
-    """Whether `find` always returns all."""
+    """Whether `knows` is always true."""
 
     def __init__(self) -> None:
         self.filed: defaultdict[Hashable, list[int]] = defaultdict(list)
@@ -53,11 +55,12 @@ class Table(ABC):
         self.filed[key].append(position)
 
     @abstractmethod
-    def find(self, subject: Subject) -> tuple[list[int], bool]:
-        """Return the rules that may fit, and whether these are all.
+    def find(self, subject: Subject) -> Sequence[int]:
+        """Return the rules that may be true."""
 
-        Not all: something is not known of the flow, so that other rules may be unknown.
-        """
+    def knows(self, subject: Subject) -> bool:  # noqa: ARG002
+        """Tell whether all other rules filed here are false: nothing about the flow is unknown."""
+        return True
 
 
 class IpTable(Table):
@@ -87,13 +90,13 @@ class IpTable(Table):
         if shift not in self._shifts.get(length, ()):
             self._shifts[length] = (*self._shifts.get(length, ()), shift)
 
-    def find(self, subject: Subject) -> tuple[list[int], bool]:
+    def find(self, subject: Subject) -> Sequence[int]:
         remote = subject.flow.remote
         length, number = len(remote), int.from_bytes(remote, "big")
         found: list[int] = []
         for shift in self._shifts.get(length, ()):
             found += self.filed.get((length, shift, number >> shift), ())
-        return found, True
+        return found
 
 
 class PortTable(Table):
@@ -118,12 +121,12 @@ class PortTable(Table):
         if key[0] not in self._shifts:
             self._shifts = (*self._shifts, key[0])
 
-    def find(self, subject: Subject) -> tuple[list[int], bool]:
+    def find(self, subject: Subject) -> Sequence[int]:
         port = subject.flow.remote_port
         found: list[int] = []
         for shift in self._shifts:
             found += self.filed.get((shift, port >> shift), ())
-        return found, True
+        return found
 
 
 def _blocks(low: int, high: int) -> Iterator[tuple[int, int]]:
@@ -144,6 +147,7 @@ class AppTable(Table):
     def __init__(self) -> None:
         super().__init__()
         self._starts: tuple[int, ...] = ()
+        self._found: dict[str, tuple[int, ...]] = {}
 
     @staticmethod
     def keys(condition: Condition) -> Collection[Hashable] | None:
@@ -157,28 +161,38 @@ class AppTable(Table):
         if key.endswith("*") and len(key) - 1 not in self._starts:
             self._starts = (*self._starts, len(key) - 1)
 
-    def find(self, subject: Subject) -> tuple[list[int], bool]:
-        found: list[int] = []
-        whole = bool(subject.owner.candidates)
-        for process in subject.owner.candidates:
-            if process.path is None:
-                whole = False
-            else:
-                self._find(with_slashes(process.path), found)
-        return found, whole
+    def find(self, subject: Subject) -> Sequence[int]:
+        candidates = subject.owner.candidates
+        if len(candidates) == 1:
+            return self._filed_for(candidates[0].path)
+        return [at for process in candidates for at in self._filed_for(process.path)]
 
-    def _find(self, path: str, found: list[int]) -> None:
+    def knows(self, subject: Subject) -> bool:
+        candidates = subject.owner.candidates
+        return bool(candidates) and all(process.path is not None for process in candidates)
+
+    def _filed_for(self, path: str | None) -> tuple[int, ...]:
+        if path is None:
+            return ()
+        known = self._found.get(path)
+        if known is None:
+            if len(self._found) >= _MOST_PATHS:
+                self._found.clear()
+            known = self._found[path] = tuple(self._positions(with_slashes(path)))
+        return known
+
+    def _positions(self, path: str) -> Iterator[int]:
         filed = self.filed
         end = path.rfind("/")
         name = path[end + 1 :]
-        found += filed.get(path, ())
+        yield from filed.get(path, ())
         if name != path:
-            found += filed.get(name, ())
+            yield from filed.get(name, ())
         for length in self._starts:
             if length <= len(name):
-                found += filed.get(name[:length] + "*", ())
+                yield from filed.get(name[:length] + "*", ())
         while end >= 0:
-            found += filed.get(path[: end + 1], ())
+            yield from filed.get(path[: end + 1], ())
             end = path.rfind("/", 0, end)
 
 
@@ -210,16 +224,17 @@ class UserTable(Table):
         assert isinstance(condition, User)
         return condition.uids | condition.names
 
-    def find(self, subject: Subject) -> tuple[list[int], bool]:
-        owner = subject.owner
-        found: list[int] = []
-        whole = True
-        who = [(it.uid, it.user) for it in owner.candidates] or [(owner.uid, owner.user)]
-        for uid, name in who:
-            whole = whole and uid is not None and name is not None
-            found += self.filed.get(uid, ())
-            found += self.filed.get(name, ())
-        return found, whole
+    def find(self, subject: Subject) -> Sequence[int]:
+        ids = (it for who in _users(subject.owner) for it in who)
+        return [position for it in ids for position in self.filed.get(it, ())]
+
+    def knows(self, subject: Subject) -> bool:
+        return not any(None in who for who in _users(subject.owner))
+
+
+def _users(owner: Owner) -> list[tuple[int | None, str | None]]:
+    """Return (uid, name) of each holder, of the socket where none is known."""
+    return [(it.uid, it.user) for it in owner.candidates] or [(owner.uid, owner.user)]
 
 
 class PidTable(Table):
@@ -232,12 +247,13 @@ class PidTable(Table):
         assert isinstance(condition, Pid)
         return condition.pids
 
-    def find(self, subject: Subject) -> tuple[list[int], bool]:
-        holders: tuple[Process, ...] = subject.owner.candidates
-        found: list[int] = []
-        for process in holders:
-            found += self.filed.get(process.pid, ())
-        return found, bool(holders) and all(process.pid for process in holders)
+    def find(self, subject: Subject) -> Sequence[int]:
+        candidates = subject.owner.candidates
+        return [at for process in candidates for at in self.filed.get(process.pid, ())]
+
+    def knows(self, subject: Subject) -> bool:
+        candidates = subject.owner.candidates
+        return bool(candidates) and all(process.pid for process in candidates)
 
 
 class HostTable(Table):
@@ -251,7 +267,7 @@ class HostTable(Table):
         keys = {_host_key(pattern) for pattern in condition.values}
         return None if None in keys else keys
 
-    def find(self, subject: Subject) -> tuple[list[int], bool]:
+    def find(self, subject: Subject) -> Sequence[int]:
         names = subject.context.hosts(subject.flow.remote)
         found: list[int] = []
         for name in names:
@@ -260,7 +276,10 @@ class HostTable(Table):
             while dot >= 0:
                 found += self.filed.get(name[dot:], ())
                 dot = name.find(".", dot + 1)
-        return found, bool(names)
+        return found
+
+    def knows(self, subject: Subject) -> bool:
+        return bool(subject.context.hosts(subject.flow.remote))
 
 
 def _host_key(pattern: Pattern) -> str | None:

@@ -82,7 +82,7 @@ class Gate:
         self, packet: bytes, flow: FlowKey | None, action: str, *, first: bool = False
     ) -> None:
         """Send `packet` the way of `action`. See DataPlane.carry."""
-        target = destination(packet)
+        target = destination(packet) if flow is None else flow.remote
         if target is None:
             self._counters.lost += 1
             return
