@@ -31,7 +31,6 @@ from tunowner.backends.linux.netlink import (
     iter_attributes,
     iter_messages,
     message,
-    pack_attribute,
 )
 from tunowner.errors import BackendError
 
@@ -42,7 +41,9 @@ if TYPE_CHECKING:
 _SET, _GET, _DELETE = (1 << 8) | 0, (1 << 8) | 1, (1 << 8) | 2
 """NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW, _GET, _DELETE; NEW changes what is there."""
 _GENERIC = struct.Struct("!BBH")  # struct nfgenmsg: family, version, resource
-_PORTS, _U32 = struct.Struct("!HH"), struct.Struct("!I")
+_PORTS = struct.Struct("!HH")
+_MARKED = struct.Struct("=2H4s 2H4s")
+"""Two attributes: a mark and its mask."""
 _TUPLE_ORIG, _STATUS, _MARK, _MARK_MASK = 1, 3, 8, 21  # CTA_*
 _NAT = 0x30
 """IPS_SRC_NAT | IPS_DST_NAT of <linux/netfilter/nf_conntrack_common.h>."""
@@ -70,42 +71,44 @@ class Conntrack:
 
     def forget(self, flow: FlowKey) -> None:
         """Delete the flow's entry: its NAT binding and the verdict that the kernel remembers."""
-        self._ask(_DELETE, NLM_F_ACK, *_select(flow))
+        self._ask(_DELETE, *_select(flow))
 
     def ask_again(self, flow: FlowKey, mark: int, mask: int) -> None:
         """Replace the flow's verdict by `mark`, under `mask`; where NAT is bound, delete the entry."""
         family, entry = _select(flow)
-        status = self._status(family, entry)
-        if status is None:
-            return
-        if status & _NAT:
-            self._ask(_DELETE, NLM_F_ACK, family, entry)
-        else:
-            self._ask(_SET, NLM_F_ACK, family, entry + _mark(mark, mask))
+        marking = self._request(_SET, 0, family, entry + _mark(mark, mask))
+        buffer, reply = self._exchange(marking + self._request(_GET, 0, family, entry))
+        if _status(buffer, reply) & _NAT:
+            self._ask(_DELETE, family, entry)
 
     def flush(self, mark: int, mask: int) -> None:
         """Delete every entry of this network namespace with that mark under that mask."""
-        self._ask(_DELETE, NLM_F_ACK, socket.AF_UNSPEC, _mark(mark, mask))
+        self._ask(_DELETE, socket.AF_UNSPEC, _mark(mark, mask))
 
-    def _status(self, family: int, entry: bytes) -> int | None:
-        """Return IPS_* of an entry, None where there is none."""
-        buffer, reply = self._ask(_GET, 0, family, entry)
-        attributes = iter_attributes(buffer, reply.start + _GENERIC.size, reply.end)
-        found = (value for kind, value in attributes if kind == _STATUS)
-        status = next(found, None) if reply.kind == _SET else None
-        return None if status is None else int.from_bytes(status, "big")
+    def _ask(self, kind: int, family: int, body: bytes) -> None:
+        self._exchange(self._request(kind, NLM_F_ACK, family, body))
 
-    def _ask(self, kind: int, flags: int, family: int, body: bytes) -> tuple[bytes, Message]:
-        """Return the answer, which is made inside send(); ENOENT is one, too."""
+    def _request(self, kind: int, flags: int, family: int, body: bytes) -> bytes:
         self._sequence += 1
         head = _GENERIC.pack(family, 0, 0)
-        self._socket.send(message(kind, NLM_F_REQUEST | flags, self._sequence, head + body))
+        return message(kind, NLM_F_REQUEST | flags, self._sequence, head + body)
+
+    def _exchange(self, requests: bytes) -> tuple[bytes, Message]:
+        """Return the answer to the last one, which is made inside send(); ENOENT is one, too."""
+        self._socket.send(requests)
         while True:
             buffer = self._socket.recv(8192)
             for reply in iter_messages(buffer):
+                _check(error_number(buffer, reply))
                 if reply.sequence == self._sequence:
-                    _check(error_number(buffer, reply))
                     return buffer, reply
+
+
+def _status(buffer: bytes, reply: Message) -> int:
+    """Return IPS_* of the entry that was asked for, 0 where there is none."""
+    attributes = iter_attributes(buffer, reply.start + _GENERIC.size, reply.end)
+    found = (value for kind, value in attributes if kind == _STATUS)
+    return int.from_bytes(next(found, b""), "big") if reply.kind == _SET else 0
 
 
 def _check(code: int) -> None:
@@ -148,4 +151,5 @@ def _select(flow: FlowKey) -> tuple[int, bytes]:
 
 
 def _mark(mark: int, mask: int) -> bytes:
-    return pack_attribute(_MARK, _U32.pack(mark)) + pack_attribute(_MARK_MASK, _U32.pack(mask))
+    bits, under = mark.to_bytes(4, "big"), mask.to_bytes(4, "big")
+    return _MARKED.pack(_MARKED.size // 2, _MARK, bits, _MARKED.size // 2, _MARK_MASK, under)
