@@ -23,6 +23,16 @@ typedef int s32;
         value_;                                                               \
     })
 
+/* The same of a bit field, which has no address: BPF_FIELD_* of libbpf's bpf_core_read.h by number. */
+#define READ_BITS(object, field)                                                             \
+    ({                                                                                       \
+        u64 bits_ = 0;                                                                       \
+        probe_read_kernel(&bits_, __builtin_preserve_field_info((object)->field, 1),         \
+                          (void *)(object) + __builtin_preserve_field_info((object)->field, 0)); \
+        bits_ << __builtin_preserve_field_info((object)->field, 4) >>                        \
+            __builtin_preserve_field_info((object)->field, 5);                               \
+    })
+
 /* Helpers by their number in <linux/bpf.h>. */
 static void *(*map_lookup)(void *map, const void *key) = (void *)1;
 static long (*map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
@@ -94,6 +104,7 @@ struct in6_addr {
 struct sock_common {
     u32 skc_daddr, skc_rcv_saddr;
     u16 skc_dport, skc_family;
+    u8 skc_reuse : 4, skc_reuseport : 1;
     struct in6_addr skc_v6_daddr, skc_v6_rcv_saddr;
 } KERNEL;
 struct socket {
@@ -118,11 +129,11 @@ struct user {
     char comm[16];
 };
 /* One socket. `last` connected it or sent by address. Mostly that is the creator: then BY_CREATOR is
- * set and of `last` only the time, which costs no new entry. BOUND: it had a port before it was
- * connected, which another socket may then have as well (SO_REUSEADDR). `fd` is the number that the
+ * set and of `last` only the time, which costs no new entry. SHARES: when it was connected, its port
+ * could have been another socket's as well (SO_REUSEADDR, SO_REUSEPORT). `fd` is the number that the
  * creator's table was about to give, -1 unknown: where to look first. `seal` repeats the cookie: an
  * entry of an LRU map may be given to another key while it is being copied out. */
-enum { BY_CREATOR = 1, BOUND = 2 };
+enum { BY_CREATOR = 1, SHARES = 2 };
 struct record {
     u64 cookie, netns;
     s32 fd;
@@ -142,7 +153,7 @@ struct flow {
 };
 enum kind { SENT = 1, LEFT = 2, LEFT_BY_ANOTHER = 3, CONNECTED = 4 };
 /* SENT: a datagram by address. LEFT: the socket was connected so and is closed, or connected anew,
- * BY_ANOTHER program than the one that had connected it. CONNECTED: a BOUND socket was. `local` is all 0 for any address. */
+ * BY_ANOTHER program than the one that had connected it. CONNECTED: one that had its port before was. `local` is all 0 for any address. */
 struct use {
     u64 cookie;
     struct address local;
@@ -347,7 +358,7 @@ static __attribute__((noinline)) int note_left(struct sock *sock, u64 cookie, u6
 }
 
 static __attribute__((noinline)) int note_last(u64 cookie, u64 netns, const struct user *user,
-                                               u32 bound)
+                                               u32 flags)
 {
     struct record record = {.fd = -1};
     struct record *known = map_lookup(&sockets, &cookie);
@@ -356,35 +367,35 @@ static __attribute__((noinline)) int note_last(u64 cookie, u64 netns, const stru
         record = *known;
     record.cookie = record.seal = cookie;
     record.netns = netns;
-    record.flags = bound;
+    record.flags = flags;
     record.last = *user;
     map_update(&sockets, &cookie, &record, BPF_ANY);
     return 0;
 }
 
 /* Note the program that runs now as the last user of the socket. */
-INLINE void used(struct bpf_sock_addr *context, struct user *user, u64 cookie, u32 bound)
+INLINE void used(struct bpf_sock_addr *context, struct user *user, u64 cookie, u32 flags)
 {
     struct record *known = map_lookup(&sockets, &cookie);
 
     if (known && !(known->flags & BY_CREATOR) && same_program(&known->last, user)) {
         known->last.time = user->time;
-        known->flags |= bound;
+        known->flags |= flags;
         return;
     }
     if (known && (known->flags & BY_CREATOR || !known->last.pid) &&
         same_program(&known->creator, user) && known->creator.uid == effective_user()) {
         known->last.time = user->time;
-        known->flags |= BY_CREATOR | bound;
+        known->flags |= BY_CREATOR | flags;
         return;
     }
     if (of_kernel(context))
         return;
     describe(user);
-    note_last(cookie, get_netns_cookie(context), user, bound);
+    note_last(cookie, get_netns_cookie(context), user, flags);
 }
 
-/* Note a socket that was bound before. Of its own, as `connects` has no room left on its stack. */
+/* Note a socket that had its port before. Of its own, as `connects` has no room left on its stack. */
 INLINE int note_connected(struct bpf_sock_addr *context, struct flow *flow, struct use *use)
 {
     if (!flow->local_port || of_kernel(context))
@@ -398,7 +409,17 @@ INLINE int note_connected(struct bpf_sock_addr *context, struct flow *flow, stru
     identify(&use->user);
     describe(&use->user);
     note_use(flow, use);
-    return BOUND;
+    return 0;
+}
+
+INLINE u32 shares(struct bpf_sock_addr *context)
+{
+    if (!reads_tasks)
+        return SHARES;
+    struct sock *sock = READ((struct bpf_sock_addr_kern *)context, sk);
+    if (READ_BITS(sock, __sk_common.skc_reuse) || READ_BITS(sock, __sk_common.skc_reuseport))
+        return SHARES;
+    return 0;
 }
 
 INLINE int sends(struct bpf_sock_addr *context, struct flow *flow, struct use *use)
@@ -485,16 +506,17 @@ INLINE int connects(struct bpf_sock_addr *context, int v6)
 {
     u64 cookie = get_socket_cookie(context);
     struct user user = {.time = ktime_get_boot_ns()};
-    u32 bound = 0;
+    u32 flags = 0;
 
     if (context->protocol == IPPROTO_UDP) {
         if (reads_tasks)
             note_left(READ((struct bpf_sock_addr_kern *)context, sk), cookie,
                       get_netns_cookie(context), IPPROTO_UDP);
-        bound = v6 ? note_connected6(context) : note_connected4(context);
+        v6 ? note_connected6(context) : note_connected4(context);
+        flags = shares(context);
     }
     identify(&user);
-    used(context, &user, cookie, bound);
+    used(context, &user, cookie, flags);
     return 1;
 }
 

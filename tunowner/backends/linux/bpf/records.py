@@ -25,7 +25,7 @@ RECORD = struct.Struct(f"=QQiI{USER.size}s{USER.size}sQ")
 FLOW = struct.Struct("=Q16sHHI")
 USE = struct.Struct(f"=Q16s{USER.size}sII")
 DEPARTURE = struct.Struct("=16s16sHHIQ")
-_BY_CREATOR, _BOUND = 1, 2
+_BY_CREATOR, _SHARES = 1, 2
 """Flags of a record."""
 ENTRY = struct.Struct(f"={FLOW.size}s{USE.size}s{USE.size}sQ")
 
@@ -65,10 +65,11 @@ class Record:
     """One socket. `last` connected it or sent by address; None when none was seen to.
 
     `descriptor` is where the creator probably got it, negative when unknown. `by_creator`: the
-    creator is the last user too. `bound`: it had a port before it was connected.
+    creator is the last user too. `shares`: another one may have
+    its port too.
     """
 
-    __slots__ = ("_creator", "bound", "by_creator", "descriptor", "last", "netns")
+    __slots__ = ("_creator", "by_creator", "descriptor", "last", "netns", "shares")
 
     def __init__(
         self, netns: int, descriptor: int, creator: bytes, last: User | None, flags: int
@@ -76,7 +77,7 @@ class Record:
         self.netns = netns
         self.descriptor = descriptor
         self.by_creator = bool(flags & _BY_CREATOR)
-        self.bound = bool(flags & _BOUND)
+        self.shares = bool(flags & _SHARES)
         self.last = last
         self._creator = creator
 

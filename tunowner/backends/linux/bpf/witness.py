@@ -209,7 +209,7 @@ class Witness(NoWitness):
                 sent = self._of_sender(flow, [own, *rivals], since)
                 if sent != [own]:
                     return self._by_uses(flow, sent, row, names, begun)
-            if record.bound or any(_is_twin(use, own) for use in uses):
+            if record.shares or any(_is_twin(use, own) for use in uses):
                 return None  # another socket may be connected just so: the kernel's table tells
         detail = "" if row.inode else "closed since"
         return _made(
@@ -298,7 +298,7 @@ class Witness(NoWitness):
 
 
 def _is_twin(use: Use, own: Use) -> bool:
-    """Whether another socket was connected with the same ends. One of two was bound before that."""
+    """Whether another socket was connected with the same ends, which it had the port of before."""
     return use.kind == CONNECTED and use.cookie != own.cookie
 
 
