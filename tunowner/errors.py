@@ -6,7 +6,8 @@ exits with `error.exit_code`. Anything else that reaches the user is a bug in tu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import unicodedata
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -33,12 +34,17 @@ class TunOwnerError(Exception):
         return f"{place}{self.what}{advice}"
 
 
+EXCERPT_LENGTH = 96
+"""Characters of a line that an excerpt shows."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
     """One thing wrong in a file: `file:line:column: error E012: message; hint`.
 
     `line` and `column` count from 1; 0 means the finding is about the whole file.
     `code` is stable (E... error, W... warning), so that tools and searches can rely on it.
+    `source` is the line of the file, where there is one.
     """
 
     file: str
@@ -47,6 +53,7 @@ class Finding:
     code: str
     message: str
     hint: str = ""
+    source: str = field(default="", compare=False, repr=False)
 
     @property
     def severity(self) -> str:
@@ -57,6 +64,36 @@ class Finding:
         advice = f"; {self.hint}" if self.hint else ""
         return f"{place}: {self.severity} {self.code}: {self.message}{advice}"
 
+    @property
+    def excerpt(self) -> str:
+        """The line of the file with a caret below the place, as two lines; empty without one.
+
+        A long line is cut around the place. What would disturb a terminal is shown as `?`.
+        """
+        if not self.source.strip() or not self.column:
+            return ""
+        at = min(self.column - 1, len(self.source))
+        first = max(0, at - EXCERPT_LENGTH * 3 // 4) if len(self.source) > EXCERPT_LENGTH else 0
+        text = "".join(_fit_for_terminals(char) for char in self.source)
+        part = text[first : first + EXCERPT_LENGTH]
+        gap = sum(map(_columns, part[: at - first]))
+        return f"{self.line:6} | {part}\n       | {' ' * gap}^"
+
+    def report(self) -> str:
+        """Return the finding and, below it, its excerpt."""
+        return f"{self}\n{self.excerpt}" if self.excerpt else str(self)
+
+
+def _fit_for_terminals(char: str) -> str:
+    return " " if char == "\t" else char if char.isprintable() else "?"
+
+
+def _columns(char: str) -> int:
+    """Return how many columns of a terminal a character takes (UAX #11, and combining marks)."""
+    if unicodedata.combining(char):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
 
 class ConfigError(TunOwnerError):
     """Rules or settings are wrong. `findings` holds every one of them, never just the first."""
@@ -66,7 +103,7 @@ class ConfigError(TunOwnerError):
         self.findings = tuple(findings)
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.findings))
+        return "\n".join(finding.report() for finding in self.findings)
 
 
 class PrivilegeError(TunOwnerError):

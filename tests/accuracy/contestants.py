@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from tests.accuracy.model import Answer, Must
 from tests.backends.owner_contract import ask
-from tunowner.backends.linux.bpf.loader import OwnerMap
+from tunowner.backends.linux.bpf.loader import BTF, OwnerMap
 from tunowner.backends.linux.namespaces import find_anywhere
 from tunowner.backends.linux.owners import LinuxOwners
 from tunowner.core.model import PROTOCOL_NAMES, FlowKey, Grade, Owner
@@ -29,7 +30,7 @@ class TunOwner:
 
     def answer(self, question: Question) -> Answer:
         self._source.interface = question.interface
-        owner = ask(self._source, question.flow)
+        owner = ask(self._source, question.flow, question.since)
         if owner.grade is Grade.ABSENT and not question.interface:
             owner = _anywhere(question.flow, self._source) or owner
         process = owner.process
@@ -55,9 +56,10 @@ def without_ebpf() -> TunOwner:
 
 
 def with_ebpf(cgroup: Path) -> list[TunOwner]:
-    """Attach to a cgroup of the suite's own: nothing else on the machine is seen."""
-    full = LinuxOwners(bpf=OwnerMap(cgroup))
-    helpers = LinuxOwners(bpf=OwnerMap(cgroup, reads_tasks=False))
+    """Attach to a cgroup and a device of the suite's own: nothing else on the machine is seen."""
+    lo = socket.if_nametoindex("lo")
+    full = LinuxOwners(bpf=OwnerMap(cgroup, interface=lo, reads_tasks=BTF.exists()))
+    helpers = LinuxOwners(bpf=OwnerMap(cgroup, interface=lo, reads_tasks=False))
     return [
         TunOwner("tunowner, eBPF", Must.EBPF, full),
         TunOwner("eBPF, no BTF", Must.ALL, helpers),

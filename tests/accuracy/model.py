@@ -62,6 +62,7 @@ class Question:
 
     No holders: no process did, and naming one is wrong. `interface` is the index of the device
     that the packet left by, 0 if unknown. `sender`: the one holder that those who note it must name. `grades`: when one of ours abstains, it is for this.
+    `since`: the packet was sent after this moment of time.monotonic(), as the gate knows it.
     `only_noted`: nothing is left that could tell, so that only those are asked who note.
     """
 
@@ -74,6 +75,7 @@ class Question:
     grades: frozenset[Grade] = frozenset(Grade)
     view: View = View.SUITE
     only_noted: bool = False
+    since: float | None = None
 
 
 @dataclass(frozen=True)

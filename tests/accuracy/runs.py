@@ -49,7 +49,7 @@ def take(kind):
         s.setsockopt(1, socket.SO_REUSEADDR, 1); s.setsockopt(1, 13, b'\\1\\0\\0\\0\\0\\0\\0\\0')
     again(lambda: s.bind(tuple(l)))
     if kind == b's': s.sendto(b'x', tuple(r))
-    else: again(lambda: s.connect(tuple(a if kind == b't' else r)))
+    else: again(lambda: s.connect(tuple(a if kind == b't' else r))); kind == b'c' and s.send(b'x')
     return s
 def again(call):
     while True:
@@ -107,8 +107,8 @@ class Run:
         self.why: Counter[str] = Counter()
         """What was said instead of a process, with eBPF."""
 
-    def ask(self, number: int, flow: FlowKey, program: Program) -> None:
-        question = Question(flow, (program,))
+    def ask(self, number: int, flow: FlowKey, program: Program, since: float | None = None) -> None:
+        question = Question(flow, (program,), since=since)
         for each in self._arena.contestants:
             if number % SAMPLE[each.level]:
                 continue
@@ -176,7 +176,7 @@ def reuse(arena: Arena, on: Stage, row: str, rounds: int) -> tuple[Run, list[flo
         gaps.append((said.time_ns - begun) / 1e6)
         drain(listener)
         protocol, far = (TCP, server) if kind == "t" else (UDP, on.sink)
-        run.ask(number, flow_of(protocol, local[1], far), said.program)
+        run.ask(number, flow_of(protocol, local[1], far), said.program, begun / 1e9)
     return run, gaps
 
 

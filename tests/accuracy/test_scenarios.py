@@ -21,32 +21,13 @@ ROWS = [
 ]
 
 
-NO_BTF = "eBPF, no BTF"
-KNOWN = {
-    "exec closes the socket": (
-        NO_BTF,
-        "a note without start and exec id is taken for whatever program has the pid now",
-    ),
-    "port reused: the earlier sender is asked about late": (
-        NO_BTF,
-        "the note of the sender that has gone is passed over, and the next holder is named",
-    ),
-}
-"""What is known to be wrong, and why. Once it is right, the test fails until it leaves this list."""
-
-
 @pytest.mark.parametrize("row", ROWS)
 def test_never_wrong(arena: Arena, row: Scenario) -> None:
     try:
         failures = arena.play(row)
     except Unavailable as reason:
         pytest.skip(str(reason))
-    known, why = KNOWN.get(row.name, ("", ""))
-    expected = failures.pop(known, [])
     assert not failures, "\n".join(chain.from_iterable(failures.values()))
-    if known in [each.name for each in arena.contestants]:
-        assert expected, f"{known} is right now: take the row out of KNOWN"
-        pytest.xfail(f"{known}: {why}")
 
 
 def test_every_row_has_its_name() -> None:

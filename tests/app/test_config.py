@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tunowner.app.config import MAX_FILE_BYTES, load_rules
+from tunowner.app.config import MAX_FILE_BYTES, load_rules, usual_paths
 from tunowner.errors import ConfigError, Finding
 
 if TYPE_CHECKING:
@@ -154,3 +155,40 @@ def test_every_finding_of_every_file_at_once(tmp_path: Path) -> None:
 def test_an_unreadable_file_makes_the_others_no_rule_set(tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(rule("one"))
     assert only_finding(tmp_path / "good.yaml", tmp_path / "none.yaml").code == "E001"
+
+
+def test_files_that_editors_leave_are_no_rule_files(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(rule("a"))
+    (tmp_path / ".#a.yaml").symlink_to("ana@host.812")  # the lock of Emacs
+    (tmp_path / ".a.yaml").write_text("half written")
+    (tmp_path / "a.yaml~").write_text("of yesterday")
+    assert [it.name for it in load_rules([str(tmp_path)]).rules] == ["a"]
+
+
+def test_a_socket_is_no_rule_file(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "a.yaml"))
+        assert "not a regular file" in only_finding(tmp_path / "a.yaml").message
+
+
+def test_a_folder_with_thousands_of_files_is_one_line(tmp_path: Path) -> None:
+    for number in range(5000):
+        (tmp_path / f"{number}.yaml").touch()
+    finding = only_finding(tmp_path)
+    assert str(finding) == (
+        f"{tmp_path}: error E005: the folder holds 5000 rule files, and 1000 are the most; "
+        "write more rules into each file"
+    )
+
+
+def test_the_paths_that_are_named_are_used() -> None:
+    assert usual_paths(["a", "b"]) == ("a", "b")
+
+
+def test_the_folder_of_the_service_is_used_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunowner.app.config.RULES_FOLDER", str(tmp_path / "rules.d"))
+    assert usual_paths([]) == ()
+    (tmp_path / "rules.d").mkdir()
+    assert usual_paths([]) == (str(tmp_path / "rules.d"),)

@@ -12,14 +12,14 @@ from tests.app.helpers import CURL, flow_of, wait_for
 from tests.core import packets as p
 from tunowner.app import events
 from tunowner.app.events import Event, EventMaker, Reporter, owner_fields
-from tunowner.core.model import UDP, Decision, Grade, Owner, Process
+from tunowner.core.model import UDP, Audited, Decision, Grade, Owner, Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 EVENT_KEYS = [
     *("schema", "event", "ts", "flow", "proto", "src", "dst", "host", "owner"),
-    *("action", "rule", "rule_file", "why", "lookup_us"),
+    *("action", "rule", "rule_file", "why", "lookup_us", "tags", "audited"),
 ]
 OWNER_KEYS = ["grade", "backend", "pid", "start", "name", "path", "uid", "user"]
 
@@ -53,7 +53,16 @@ class TestOpened:
             "rule_file": "rules/a.yaml",
             "why": "app is curl",
             "lookup_us": 31,
+            "tags": [],
+            "audited": [],
         }
+
+    def test_what_rules_left_on_a_flow(self) -> None:
+        audited = (Audited("try", "block"),)
+        decision = Decision("direct", CURL, tags=("web", "tls"), audited=audited)
+        event = EventMaker().opened(p.flow(), decision, at=1.0)
+        assert event["tags"] == ["web", "tls"]
+        assert event["audited"] == [{"rule": "try", "action": "block"}]
 
     @pytest.mark.parametrize("grade", list(Grade))
     @pytest.mark.parametrize("holders", [(), CURL.candidates, (Process(1, 1), Process(2, 2))])

@@ -24,9 +24,9 @@ class Case:
     pid: int
 
 
-def ask(source: OwnerSource, flow: FlowKey) -> Owner:
+def ask(source: OwnerSource, flow: FlowKey, since: float | None = None) -> Owner:
     """Ask as the engine does: `quick`, and a walk when that does not know."""
-    return source.quick(flow) or dict(source.walk([flow]))[flow]
+    return source.quick(flow, since) or dict(source.walk([flow]))[flow]
 
 
 class OwnerContract:

@@ -209,7 +209,10 @@ class TestBackend:
 
     def test_what_it_cannot_do(self) -> None:
         backend = PortableBackend()
-        for attempt in (lambda: backend.open_data_plane(GateSettings()), backend.open_deaths):
+        for attempt in (
+            lambda: backend.open_data_plane(GateSettings()),
+            lambda: backend.open_deaths(tcp=False),
+        ):
             with pytest.raises(BackendError):
                 attempt()
         assert not all(check.ok for check in backend.doctor())

@@ -10,8 +10,10 @@ import sys
 
 UNDERSTANDS = {
     "bench_core": {"--json"},
+    "bench_companion": {"--json"},
     "bench_gate": {"--json", "--quick"},
     "bench_owner": {"--json"},
+    "bench_rules": {"--json"},
     "bench_sockets": {"--json"},
 }
 

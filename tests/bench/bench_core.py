@@ -9,7 +9,7 @@ import argparse
 import statistics
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from scapy.layers.inet import IP, TCP
 
@@ -18,11 +18,12 @@ from tunowner.app.service import decide
 from tunowner.core.engine import Announce, Carry, Engine, Lookup
 from tunowner.core.model import Grade, Owner, Process
 from tunowner.core.packet import parse
-from tunowner.core.rules import load
+from tunowner.core.rules import Context, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+T = TypeVar("T")
 ROUNDS, FLOWS = 15, 5_000
 RULES = 'version: 1\nrules:\n  - { name: one, match: { app: "curl" }, action: block }\n'
 OWNER = Owner(Grade.EXACT, (Process(812, 4711, "/usr/bin/python3", 0, "root"),), 0, "root", 99)
@@ -42,7 +43,7 @@ def per_item(action: Callable[[], object], items: int, rounds: int = ROUNDS) -> 
     return spent
 
 
-def drain(action: Callable[[bytes], object], packets: Iterable[bytes]) -> None:
+def drain(action: Callable[[T], object], packets: Iterable[T]) -> None:
     for packet in packets:
         action(packet)
 
@@ -62,7 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     report = Report()
     packets = [syn(1024 + number) for number in range(FLOWS)]
-    decider = partial(decide, load([("rules.yaml", RULES)]))
+    decider = partial(decide, load([("rules.yaml", RULES)]), Context())
 
     dissect = per_item(lambda: drain(IP, packets[:200]), 200)
     ours = per_item(lambda: drain(parse, packets), FLOWS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from tests.bench.stage import (
     RunningEngine,
     Stage,
     open_stage,
+    processors_awake,
     seconds_until_ready,
 )
 from tests.lab.engine import ROOT
@@ -73,7 +75,22 @@ def throughput(stage: Stage, report: Report, *, quick: bool) -> None:
 
 
 def latency(stage: Stage, report: Report, *, quick: bool) -> None:
-    """Connect + one byte there and back, 1,000 flows of a program that the engine has seen."""
+    """Connect + one byte there and back, 1,000 flows of a program that the engine has seen.
+
+    Twice: as the machine is, and with its processors kept from sleeping. A new flow wakes two
+    sleepers more than without the engine, itself and the program; what that costs belongs to the
+    machine, and a virtual one may ask 40 us for each.
+    """
+    stage.world.arrivals.remove()
+    _latency(stage, report, quick=quick, at_most=150)
+    with processors_awake():
+        _latency(stage, report, quick=quick, at_most=100, condition=", awake")
+    stage.world.arrivals.install()
+
+
+def _latency(
+    stage: Stage, report: Report, *, quick: bool, at_most: float, condition: str = ""
+) -> None:
     count, rounds = (50, 2) if quick else (100, 10)
     clients = {way: stage.client(f"{way}-client") for way in ("direct", "via", "block")}
     us: Samples = defaultdict(list)
@@ -107,32 +124,35 @@ def latency(stage: Stage, report: Report, *, quick: bool) -> None:
             flows += engine.stop()["flows"]
         stage.forget()
     for proto in ("tcp", "udp"):
-        _show_latency(report, us, f"{proto} direct", f"{proto} plain")
-        _show_latency(report, us, f"{proto} via", f"{proto} plain-vpn")
         closed = "tcp plain-closed" if proto == "tcp" else "udp plain"
-        _show_latency(report, us, f"{proto} block", closed)
-        report.noise(f"{proto} plain p50, us", medians[f"{proto} plain"])
-    expected = ("tcp block: ECONNREFUSED", "udp block: ECONNREFUSED")
+        peers = {"direct": f"{proto} plain", "via": f"{proto} plain-vpn", "block": closed}
+        for way, peer in peers.items():
+            _show_latency(report, us, f"{proto} {way}", peer, at_most, condition)
+        report.noise(f"{proto} plain{condition} p50, us", medians[f"{proto} plain"])
+    # EPERM is what send() says of a datagram whose port's last flow was blocked a moment ago.
+    expected = ("tcp block: ECONNREFUSED", "udp block: ECONNREFUSED", "udp block: EPERM")
     refused = sum(failed.pop(name, 0) for name in expected)
     failed.pop("tcp plain-closed: ECONNREFUSED", None)
-    report.add("blocked flows not refused", 2 * count * rounds - refused, "", at_most=0)
+    report.add(f"blocked flows not refused{condition}", 2 * count * rounds - refused, "", at_most=0)
     wrong = {name: number for name, number in failed.items() if "plain" not in name}
-    report.add("other flows that failed", sum(wrong.values()), "", at_most=0)
+    report.add(f"other flows that failed{condition}", sum(wrong.values()), "", at_most=0)
     if failed:
-        report.remark(f"failed: {dict(failed)}")
-    report.add("TUN packets per flow", packets / flows, "", at_most=1.0)
-    report.add("owner look-up, p50", percentile(looked, 50), "us")
+        report.remark(f"failed{condition}: {dict(failed)}")
+    report.add(f"TUN packets per flow{condition}", packets / flows, "", at_most=1.0)
+    report.add(f"owner look-up, p50{condition}", percentile(looked, 50), "us")
 
 
-def _show_latency(report: Report, us: Samples, ours: str, peer: str) -> None:
+def _show_latency(
+    report: Report, us: Samples, ours: str, peer: str, at_most: float, condition: str
+) -> None:
     for percent in (50, 99):
         report.add(
-            f"new flow, {ours}, p{percent}",
+            f"new flow, {ours}, p{percent}{condition}",
             percentile(us[ours], percent),
             "us",
             peer=percentile(us[peer], percent),
             peer_is=peer.partition(" ")[2],
-            at_most=150 if percent == 50 else None,
+            at_most=at_most if percent == 50 else None,
             of="added",
         )
 
@@ -291,6 +311,7 @@ def main() -> None:
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}")
     report = Report()
+    os.setpriority(os.PRIO_PROCESS, 0, -20)  # and of all it starts: others disturb it less
     with open_stage() as stage:
         for name in options.parts or PARTS:
             print(f"{name} ...", file=sys.stderr)

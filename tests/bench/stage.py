@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.backends.linux.bpf_cgroup import own_cgroup
 from tests.lab.engine import ROOT
 from tests.lab.processes import kill_group
 from tests.lab.topology import SERVICE4, VPN
@@ -104,6 +105,7 @@ class Stage:
 
     world: World
     undo: ExitStack
+    cgroup: Path
 
     def client(self, name: str) -> Client:
         """Start a client; rules go by what its name begins with."""
@@ -137,7 +139,8 @@ class Stage:
     def command(self, rules: str = RULES) -> list[str]:
         file = self.world.folder / "bench-rules.yaml"
         file.write_text(rules, encoding="utf-8")
-        return [sys.executable, "-m", "tunowner", "run", "--json", "--rules", str(file)]
+        words = ["run", "--json", "--rules", str(file), "--cgroup", str(self.cgroup)]
+        return [sys.executable, "-m", "tunowner", *words]
 
     def forget(self) -> None:
         """Let the kernel forget all flows, so that none is known when its port comes round again."""
@@ -148,7 +151,7 @@ class Stage:
 @contextmanager
 def open_stage() -> Iterator[Stage]:
     """Build a world for measuring; tear it down whatever happens."""
-    with open_world() as world, ExitStack() as undo:
+    with own_cgroup() as cgroup, open_world() as world, ExitStack() as undo:
         for limit in ("per_sec", "burst"):  # else the kernel refuses UDP in silence: 50 in 20 ms
             world.client.sysctl(f"net.ipv4.icmp_msgs_{limit}", 1_000_000)
         server = [sys.executable, "-S", str(PROGRAMS / "server.py")]
@@ -157,7 +160,15 @@ def open_stage() -> Iterator[Stage]:
         undo.callback(kill_group, process)
         assert process.stdout
         assert process.stdout.readline() == "ready\n", "the server did not start"
-        yield Stage(world, undo)
+        yield Stage(world, undo, cgroup)
+
+
+@contextmanager
+def processors_awake() -> Iterator[None]:
+    """Let no processor sleep meanwhile (the kernel's Documentation/power/pm_qos_interface.rst)."""
+    with Path("/dev/cpu_dma_latency").open("wb", buffering=0) as request:
+        request.write(bytes(4))  # at most 0 us to wake up, for as long as it is open
+        yield
 
 
 def seconds_until_ready(stage: Stage) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.control.helpers import tunowner
+from tunowner.app.config import RULES_FOLDER
 
 GOOD = """\
 version: 1
@@ -53,7 +54,7 @@ class TestMain:
         assert {"run", "who", "check", "doctor"} <= set(done.stdout.split())
 
     @pytest.mark.parametrize(
-        "arguments", [["nonsense"], ["--nonsense"], ["who"], ["check"], ["run", "rules.yaml"]]
+        "arguments", [["nonsense"], ["--nonsense"], ["who"], ["run", "rules.yaml"]]
     )
     def test_usage_errors(self, arguments: list[str]) -> None:
         done = tunowner(*arguments)
@@ -95,28 +96,33 @@ class TestCheck:
     def test_good_rules(self, tmp_path: Path) -> None:
         done = tunowner("check", file(tmp_path, GOOD))
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == "0 errors, 0 warnings, 1 rules\n"
+        assert done.stdout == "0 errors, 0 warnings, 1 rules, 0 tests\n"
 
     def test_every_mistake_with_its_place(self, tmp_path: Path) -> None:
         path = file(tmp_path, BROKEN)
         done = tunowner("check", path)
-        first, second, summary = done.stdout.splitlines()
+        first, line, caret, second, *_, summary = done.stdout.splitlines()
         assert done.returncode == 1
         assert first.startswith(f"{path}:3:")
         assert "'blok'" in first
         assert "'block'" in first, "the word that was meant"
         assert second.startswith(f"{path}:4:")
-        assert summary == "2 errors, 0 warnings, 0 rules"
+        assert line.startswith("     3 | ")
+        assert line[caret.index("^") :].startswith("blok")
+        assert summary == "2 errors, 0 warnings, 0 rules, 0 tests"
 
     def test_warnings_are_told_and_no_failure(self, tmp_path: Path) -> None:
         done = tunowner("check", file(tmp_path, NEVER))
         assert done.returncode == 0
         assert "warning W101" in done.stdout
-        assert done.stdout.endswith("0 errors, 1 warnings, 2 rules\n")
+        assert done.stdout.endswith("0 errors, 1 warnings, 2 rules, 0 tests\n")
+        assert tunowner("check", "--strict", file(tmp_path, NEVER)).returncode == 1
+        assert tunowner("check", "--strict", file(tmp_path, GOOD)).returncode == 0
 
     def test_json_of_good_rules(self, tmp_path: Path) -> None:
         done = tunowner("check", "--json", file(tmp_path, GOOD))
-        assert (done.returncode, json.loads(done.stdout)) == (0, {"findings": [], "rules": 1})
+        counts = {"errors": 0, "warnings": 0, "rules": 1, "tests": 0}
+        assert (done.returncode, json.loads(done.stdout)) == (0, {"findings": [], **counts})
 
     def test_json_of_broken_rules(self, tmp_path: Path) -> None:
         path = file(tmp_path, BROKEN)
@@ -124,8 +130,26 @@ class TestCheck:
         answer = json.loads(done.stdout)
         assert done.returncode == 1
         assert [(it["file"], it["line"]) for it in answer["findings"]] == [(path, 3), (path, 4)]
-        expected = {"file", "line", "column", "code", "message", "hint"}
-        assert all(expected <= set(it) for it in answer["findings"])
+        expected = {"file", "line", "column", "severity", "code", "message", "hint", "source"}
+        assert all(expected == set(it) for it in answer["findings"])
+        assert (answer["errors"], answer["warnings"]) == (2, 0)
+
+    def test_the_tests_in_a_file_are_run(self, tmp_path: Path) -> None:
+        flow = "{ flow: { app: /usr/bin/curl, to: '192.0.2.7:443' }, expect: "
+        good, bad = (f"{GOOD}tests: [{flow}{expect} }}]\n" for expect in ("no-curl", "default"))
+        done = tunowner("check", file(tmp_path, good))
+        assert (done.returncode, done.stdout) == (0, "0 errors, 0 warnings, 1 rules, 1 tests\n")
+        done = tunowner("check", file(tmp_path, bad))
+        assert done.returncode == 1
+        assert "error E301: test expects 'default', but 'no-curl' decides" in done.stdout
+
+    def test_without_rules_of_the_machine_a_path_is_needed(self) -> None:
+        if Path(RULES_FOLDER).exists():
+            pytest.skip("this machine has rules")
+        for command in (["check"], ["explain", "--to", "192.0.2.7:443"]):
+            done = tunowner(*command)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert "this machine has no rules of its own" in done.stderr
 
     def test_several_paths(self, tmp_path: Path) -> None:
         paths = [file(tmp_path, BROKEN, "a.yaml"), str(tmp_path / "none.yaml")]
@@ -159,7 +183,7 @@ class TestRun:
     def test_broken_rules_are_listed_and_nothing_is_started(self, tmp_path: Path) -> None:
         done = tunowner("run", "--json", "--rules", file(tmp_path, BROKEN))
         assert (done.returncode, done.stdout) == (1, "")
-        assert len(done.stderr.splitlines()) == 2
+        assert done.stderr.count(": error E") == 2
 
     @pytest.mark.parametrize("byte", ["4", "-1", "x"])
     def test_a_mark_byte_that_there_is_not(self, byte: str) -> None:

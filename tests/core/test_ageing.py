@@ -1,8 +1,7 @@
-"""The dictionary that forgets, beside cachetools' own, which promises the same."""
+"""The dictionary that forgets: by age, and the oldest when it is full."""
 
 from __future__ import annotations
 
-from cachetools import TTLCache
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,13 +46,15 @@ STEPS = st.lists(st.tuples(st.sampled_from(["put", "get"]), st.integers(0, 6), s
 
 
 @given(STEPS)
-def test_it_answers_as_cachetools_does(steps: list[tuple[str, int, float]]) -> None:
+def test_it_answers_as_a_list_of_all_puts_does(steps: list[tuple[str, int, float]]) -> None:
     now = 100.0
-    peer: TTLCache[int, int] = TTLCache(LIMIT, AGE, timer=lambda: now)
+    puts: list[tuple[int, float, int]] = []
     table = Ageing[int, int](LIMIT, AGE)
     for number, (step, key, pause) in enumerate(steps):
         now += pause
         if step == "put":
             table.put(key, number, now)
-            peer[key] = number
-        assert table.get(key, now) == peer.get(key)
+            others = [put for put in puts if put[0] != key and now - put[1] < AGE]
+            puts = [*others, (key, now, number)][-LIMIT:]
+        alive = {at: value for at, time, value in puts if now - time < AGE}
+        assert table.get(key, now) == alive.get(key)

@@ -88,6 +88,26 @@ def test_a_new_flow_is_looked_up_decided_carried_and_announced(
     assert (desk.count("packets"), desk.count("flows"), desk.count("pending")) == (1, 1, 0)
 
 
+def test_a_flow_whose_owner_is_known_at_once_is_never_pending(desk: Desk) -> None:
+    quick = {TCP4: CURL}.get
+    actions = desk.engine.packet_read(p.SYN4, 0.0, quick)
+    assert actions == [Carry(p.SYN4, TCP4, "vpn", first=True), desk.announce(TCP4)]
+    assert desk.engine.packet_read(p.UDP4, 0.0, quick) == [Lookup(UDP4, 1)]
+    assert (desk.count("flows"), desk.count("pending")) == (2, 1)
+    again = desk.engine.packet_read(p.SYN4, 1.0, quick)
+    assert again == [Carry(p.SYN4, TCP4, "vpn")], "a retransmission"
+    assert desk.asked == [(TCP4, CURL)]
+
+
+def test_the_next_connection_on_a_pending_flows_ports_may_be_known_at_once(desk: Desk) -> None:
+    assert desk.read(p.SYN4) == [Lookup(TCP4, 1)]
+    newer = p.ipv4(p.tcp(seq=8))
+    (carried, _) = desk.engine.packet_read(newer, 0.0, lambda _: CURL)
+    assert carried == Carry(newer, TCP4, "vpn", first=True)
+    assert desk.answer(1) == []
+    assert (desk.count("superseded"), desk.count("pending")) == (1, 0)
+
+
 def test_flows_of_one_moment_have_tickets_of_their_own_and_any_order_of_answers(desk: Desk) -> None:
     other = p.ipv4(p.tcp(sport=40001))
     assert desk.read(p.SYN4) == [Lookup(TCP4, 1)]
@@ -293,14 +313,11 @@ class TestSocketsThatClose:
         assert desk.engine.socket_closed(78) == []
         assert desk.read(self.NEXT) == [Carry(self.NEXT, UDP4, "vpn")]
 
-    def test_a_tcp_flow_ends_by_its_own_packets(self, desk: Desk) -> None:
+    @pytest.mark.parametrize("action", ["vpn", DROP])
+    def test_a_tcp_flow_ends_by_its_own_packets(self, action: str) -> None:
+        desk = Desk(action)
         desk.decided(p.SYN4)
         assert desk.engine.socket_closed(77) == []
-
-    def test_unless_its_syn_was_dropped(self) -> None:
-        desk = Desk(DROP)
-        desk.decided(p.SYN4)
-        assert desk.engine.socket_closed(77) == [Forget(TCP4)]
 
 
 class TestFragments:

@@ -118,15 +118,18 @@ class EngineMachine(RuleBasedStateMachine):
             return flow is None or (flow.local, flow.remote) == (parsed.source, parsed.destination)
         return flow is None or (isinstance(parsed, Segment) and flow == parsed.flow)
 
-    @rule(packet=packets())
-    def packet_read(self, packet: bytes) -> None:
+    @rule(packet=packets(), known=st.sampled_from([None, None, *OWNERS]))
+    def packet_read(self, packet: bytes, known: Owner | None) -> None:
+        """The owner is `known` at once, or not."""
         self.read[packet] += 1
         self.nowhere += destination(packet) is None
-        self.perform(self.engine.packet_read(packet, self.now))
+        actions = self.engine.packet_read(packet, self.now, lambda _: known)
+        assert known is None or not any(isinstance(action, Lookup) for action in actions)
+        self.perform(actions)
 
     @rule(packet=st.binary(max_size=100))
     def junk_read(self, packet: bytes) -> None:
-        self.packet_read(packet)
+        self.packet_read(packet, None)
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data(), owner=st.sampled_from(OWNERS))

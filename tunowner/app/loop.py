@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tunowner.backends.base import DataPlane, OwnerSource, SocketDeaths
     from tunowner.core.engine import Action
-    from tunowner.core.model import Decision, FlowKey
+    from tunowner.core.model import Decision, FlowKey, Owner
 
 PACKETS_PER_TURN = 16
 """Packets read before the other four are looked at again, about 1.5 ms of work: a verdict must end
@@ -54,6 +54,7 @@ class PacketLoop:
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
         self._refresh_due: float | None = None
+        self._empty_at: float | None = None
         self._stopping = False
 
     @property
@@ -106,10 +107,12 @@ class PacketLoop:
 
     def _read_packets(self) -> None:
         for _ in range(PACKETS_PER_TURN):
+            now = time.monotonic()
             packet = self._plane.read()
             if packet is None:
+                self._empty_at = now
                 return
-            self._perform(self._engine.packet_read(packet, time.monotonic()))
+            self._perform(self._engine.packet_read(packet, now, self._quick))
 
     def _read_deaths(self) -> None:
         cookies = self._deaths.read()
@@ -151,8 +154,8 @@ class PacketLoop:
             match action:
                 case Carry(packet, flow, verdict, first):
                     self._plane.carry(packet, flow, verdict, first=first)
-                case Lookup(flow, ticket):
-                    self._look_up(action, flow, ticket)
+                case Lookup():
+                    self._worker.submit(action)
                 case Announce(flow, decision):
                     self._announce(flow, decision)
                 case Forget(flow):
@@ -160,12 +163,8 @@ class PacketLoop:
                 case _:
                     assert_never(action)
 
-    def _look_up(self, lookup: Lookup, flow: FlowKey, ticket: int) -> None:
-        owner = self._owners.quick(flow)
-        if owner is None:
-            self._worker.submit(lookup)
-        else:
-            self._perform(self._engine.owner_resolved(ticket, owner, time.monotonic()))
+    def _quick(self, flow: FlowKey) -> Owner | None:
+        return self._owners.quick(flow, self._empty_at)
 
     def _let_go(self) -> None:
         """Pass on what is held and what still waits in the device: nothing of it is ours now."""

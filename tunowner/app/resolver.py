@@ -42,8 +42,9 @@ ABSENT_FLOWS = 4096
 class OwnerResolver:
     """Finds the owners of flows and sockets. Close it, or use it in a `with` statement.
 
-    `interface` is the index of the device that the flows are seen on, 0 if unknown. Raises
-    BackendError where this system cannot answer.
+    `interface` is the index of the device that the flows are seen on, 0 if unknown. `absent_s` is
+    for callers with a memory of their own (see ABSENT_S). Raises BackendError where this system
+    cannot answer.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class OwnerResolver:
         interface: int = 0,
         backend: Backend | None = None,
         timer: Callable[[], float] = time.monotonic,
+        absent_s: float = ABSENT_S,
     ) -> None:
         self._backend = backend or open_backend()
         self._owners = self._backend.open_owners(interface)
@@ -59,7 +61,7 @@ class OwnerResolver:
         self._quick = Lock()
         self._walk = Lock()
         self._waiting: dict[FlowKey, Future[Owner]] = {}
-        self._absent: TTLCache[FlowKey, Owner] = TTLCache(ABSENT_FLOWS, ABSENT_S, timer)
+        self._absent: TTLCache[FlowKey, Owner] = TTLCache(ABSENT_FLOWS, absent_s, timer)
 
     def __enter__(self) -> Self:
         return self

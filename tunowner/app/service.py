@@ -11,19 +11,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from tunowner.app.config import load_rules
+from tunowner.app.context import Facts
 from tunowner.app.events import Event, EventMaker, Reporter
 from tunowner.app.loop import PacketLoop
 from tunowner.app.notify import notify
 from tunowner.backends import open_backend
 from tunowner.backends.base import EbpfSettings, GateSettings
 from tunowner.core.engine import Engine
-from tunowner.core.model import DIRECT, DROP, Decision, FlowKey, Owner
+from tunowner.core.model import DIRECT, Decision, FlowKey, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tunowner.backends.base import Backend
-    from tunowner.core.rules import RuleSet
+    from tunowner.core.rules import Context, RuleSet
 
     Statistics = Callable[[], dict[str, int]]
 
@@ -33,12 +34,13 @@ _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, _HANG_UP)
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What `tunowner run` was asked for. `mark_shift`: see GateSettings."""
+    """What `tunowner run` was asked for. `mark_shift`: see GateSettings; `profile`: see Context."""
 
     rules: tuple[str, ...]
     dry_run: bool = False
     mark_shift: int = 24
     ebpf: EbpfSettings | None = field(default_factory=EbpfSettings)
+    profile: str = ""
 
 
 class Service:
@@ -48,6 +50,7 @@ class Service:
         self._options = options
         self._events = EventMaker()
         self._reporter = Reporter(write)
+        self._names: Callable[[bytes], tuple[str, ...]] = lambda _: ()
 
     def run(self, backend: Backend | None = None) -> None:
         """Intercept until a signal ends it. Puts the system back whatever happens.
@@ -55,7 +58,7 @@ class Service:
         Raises ConfigError, PrivilegeError or BackendError before anything is changed, and
         DeviceClosed when somebody takes the device away.
         """
-        rules = load_rules(self._options.rules)
+        rules = load_rules(self._options.rules, restarted=True)
         backend = backend or open_backend()
         self._reporter.start()
         # A signal that comes while things are being put in place must not stop half-way.
@@ -64,8 +67,13 @@ class Service:
             plane = undo.enter_context(closing(backend.open_data_plane(self._settings(rules))))
             found = backend.open_owners(plane.interface_index, self._options.ebpf)
             owners = undo.enter_context(closing(found))
-            deaths = undo.enter_context(closing(backend.open_deaths(tcp=DROP in rules.actions)))
-            engine = Engine(partial(decide, rules), dry_run=self._options.dry_run)
+            told = backend.open_deaths(tcp=False, owners=owners)
+            deaths = undo.enter_context(closing(told))
+            facts = undo.enter_context(closing(Facts(backend, self._options.profile)))
+            facts.serve(rules)
+            self._names = facts.hosts
+            decider = partial(decide, rules, facts.context)
+            engine = Engine(decider, dry_run=self._options.dry_run)
             loop = PacketLoop(plane, owners, deaths, engine, self._announce)
             undo.callback(loop.close)
             ready = {"device": plane.name, "rules": len(rules.rules), "pid": os.getpid()}
@@ -86,19 +94,22 @@ class Service:
             self._tell("stopped", statistics=count(), events_dropped=self._reporter.dropped)
 
     def _announce(self, flow: FlowKey, decision: Decision) -> None:
-        self._reporter.put(partial(self._events.opened, flow, decision, time.time()))
+        if not decision.log:
+            return
+        host = next(iter(self._names(flow.remote)), None)
+        self._reporter.put(partial(self._events.opened, flow, decision, time.time(), host))
 
     def _tell(self, event: str, **fields: object) -> None:
         dry = {"dry_run": True} if self._options.dry_run else {}
         self._reporter.put(partial(self._events.other, event, **fields, **dry))
 
 
-def decide(rules: RuleSet, flow: FlowKey, owner: Owner) -> Decision:
+def decide(rules: RuleSet, context: Context, flow: FlowKey, owner: Owner) -> Decision:
     """Decide by the rules, except for this process itself: its flows must never wait for it."""
     process = owner.process
     if process is not None and process.pid == os.getpid():
         return Decision(DIRECT, owner, why="tunowner's own")
-    return rules.decide(flow, owner)
+    return rules.decide(flow, owner, context)
 
 
 class _Ending:

@@ -71,7 +71,7 @@ def _is_held(row: Connection, pid: int | None, app: Test | None) -> bool:
 def app_test(text: str) -> Test:
     """Return what tells whether a process runs an app, written as in a rule."""
     from tunowner.core.rules.findings import BadValueError  # noqa: PLC0415 - PyYAML comes with it
-    from tunowner.core.rules.process_conditions import Pattern  # noqa: PLC0415
+    from tunowner.core.rules.patterns import Pattern  # noqa: PLC0415
 
     try:
         if text.startswith("re:"):

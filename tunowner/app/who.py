@@ -124,6 +124,7 @@ def details_fields(details: ProcessDetails) -> dict[str, Any]:
         "container": it.container,
         "package": it.package,
         "sha256": it.sha256,
+        "directory": it.directory,
     }
 
 

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 class OwnerSource(Protocol):
     """Answers "which process holds the local socket of this flow?"."""
 
-    def quick(self, flow: FlowKey) -> Owner | None:
+    def quick(self, flow: FlowKey, since: float | None = None) -> Owner | None:
         """Answer from what is cheap to ask (about 100 us at most), or None when a walk is needed.
+
+        `since`: the packet in hand came into the device's queue after this moment (seconds as by
+        time.monotonic()), since the queue was empty then. None where that is not known.
 
         Called on the packet loop, so it must never scan all processes. Never raises for a flow.
         A None is a promise that `walk` may know more; a final answer (`absent`, say) is an Owner.
@@ -70,6 +73,16 @@ class SocketDeaths(Protocol):
 
     def read(self) -> list[int] | None:
         """Return the cookies of sockets closed since, or None when some were lost. Never blocks."""
+
+    def close(self) -> None:
+        """Give back what is open. Safe to call twice."""
+
+
+class DnsTap(Protocol):
+    """Hands out copies of the DNS messages that this network namespace receives."""
+
+    def read(self) -> list[bytes]:
+        """Return the messages since, oldest first; any bytes, for all that is known. Never blocks."""
 
     def close(self) -> None:
         """Give back what is open. Safe to call twice."""
@@ -193,10 +206,10 @@ class Backend(Protocol):
         With `ebpf` programs are attached until it is closed; nothing of others is disturbed.
         """
 
-    def open_deaths(self, *, tcp: bool) -> SocketDeaths:
+    def open_deaths(self, *, tcp: bool, owners: OwnerSource | None = None) -> SocketDeaths:
         """Start to listen for UDP sockets that close, with `tcp` for TCP sockets too.
 
-        Raises BackendError where that is not told.
+        `owners` are asked to tell as well, if they hear of it sooner; close this before them. Raises BackendError where that is not told.
         """
 
     def find_process(
@@ -214,6 +227,15 @@ class Backend(Protocol):
 
     def open_inspector(self) -> Inspector:
         """Open what tells more about processes. There is nothing to close."""
+
+    def open_dns_tap(self) -> DnsTap:
+        """Start to see DNS answers. Raises PrivilegeError or BackendError where it cannot be."""
+
+    def interface_of(self, flow: FlowKey) -> str | None:
+        """Return the interface that a flow would leave by were there no rules, None if unknown.
+
+        Called on the packet loop, for rules that ask. Never raises for a flow.
+        """
 
     def connections(self, query: TableQuery) -> list[Connection]:
         """Return the connection table, each socket once with all its holders.

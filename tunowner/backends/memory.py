@@ -56,7 +56,7 @@ class MemoryOwners:
         self._owners.pop(flow, None)
         self._slow.discard(flow)
 
-    def quick(self, flow: FlowKey) -> Owner | None:
+    def quick(self, flow: FlowKey, since: float | None = None) -> Owner | None:  # noqa: ARG002
         return None if flow in self._slow else self._answer(flow)
 
     def walk(self, flows: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, Owner]]:
@@ -283,6 +283,23 @@ class MemoryDeaths:
         self._bell.close()
 
 
+class MemoryDnsTap:
+    """A `DnsTap`: `put` lets messages go by."""
+
+    def __init__(self) -> None:
+        self._messages: deque[bytes] = deque()
+        self.closed = False
+
+    def put(self, *messages: bytes) -> None:
+        self._messages += messages
+
+    def read(self) -> list[bytes]:
+        return [self._messages.popleft() for _ in range(len(self._messages))]
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class _Bell:
     """A descriptor that is readable while it rings. A socket pair, since Windows selects no pipe."""
 
@@ -317,6 +334,10 @@ class MemoryBackend:
         self.owners = owners or MemoryOwners()
         self.deaths = MemoryDeaths()
         self.inspector = MemoryInspector(self.owners)
+        self.dns_tap: MemoryDnsTap | None = None
+        """There once it was opened."""
+        self.interfaces: dict[bytes, str] = {}
+        """By the remote address of a flow."""
 
     def open_data_plane(self, settings: GateSettings) -> MemoryDataPlane:
         self.plane.settings = settings
@@ -329,7 +350,12 @@ class MemoryBackend:
     ) -> MemoryOwners:
         return self.owners
 
-    def open_deaths(self, *, tcp: bool) -> MemoryDeaths:  # noqa: ARG002 - `put` tells of all
+    def open_deaths(
+        self,
+        *,
+        tcp: bool,  # noqa: ARG002 - `put` tells of all
+        owners: OwnerSource | None = None,  # noqa: ARG002
+    ) -> MemoryDeaths:
         return self.deaths
 
     def find_process(
@@ -341,6 +367,13 @@ class MemoryBackend:
         source: OwnerSource | None = None,  # noqa: ARG002 - there is only one
     ) -> Owner:
         return self.owners.find(protocol, ip, port, remote)
+
+    def open_dns_tap(self) -> MemoryDnsTap:
+        self.dns_tap = MemoryDnsTap()
+        return self.dns_tap
+
+    def interface_of(self, flow: FlowKey) -> str | None:
+        return self.interfaces.get(flow.remote)
 
     def open_inspector(self) -> MemoryInspector:
         return self.inspector

@@ -16,13 +16,13 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunowner.backends.base import Check
 from tunowner.core.model import (
-    PROTOCOL_NAMES,
     TCP,
     UDP,
     Connection,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from tunowner.backends.base import (
         DataPlane,
+        DnsTap,
         EbpfSettings,
         GateSettings,
         OwnerSource,
@@ -88,9 +89,8 @@ def read_table() -> Table:
     except psutil.AccessDenied:
         return _read_processes()
     except (psutil.Error, OSError) as error:
-        raise BackendError(
-            f"the connection table cannot be read: {error}", where=BACKEND
-        ) from error
+        what = f"the connection table cannot be read: {error}"
+        raise BackendError(what, where=BACKEND) from error
     return Table([_row(it, it.pid) for it in found])
 
 
@@ -160,25 +160,20 @@ def _local_fit(row: Row, local: bytes) -> int | None:
 class PortableOwners:
     """An `OwnerSource`. Nothing is quick here, so `quick` never knows."""
 
-    def quick(self, flow: FlowKey) -> Owner | None:  # noqa: ARG002 - a promise of OwnerSource
+    def quick(self, flow: FlowKey, since: float | None = None) -> Owner | None:  # noqa: ARG002
         return None
 
     def walk(self, flows: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, Owner]]:
         begun = time.monotonic()
-        table = _read_or_none()
+        table = None
+        with suppress(BackendError):
+            table = read_table()
         for flow in dict.fromkeys(flows):
             ends = (flow.local, flow.local_port, (flow.remote, flow.remote_port))
             yield flow, _owner(table, flow.protocol, *ends, begun)
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-def _read_or_none() -> Table | None:
-    try:
-        return read_table()
-    except BackendError:
-        return None
 
 
 def find_process(protocol: str, ip: str, port: int, remote: tuple[str, int] | None) -> Owner:
@@ -338,7 +333,7 @@ class PortableBackend:
     def open_data_plane(self, settings: GateSettings) -> DataPlane:  # noqa: ARG002
         raise _only_owners("intercept flows")
 
-    def open_deaths(self) -> SocketDeaths:
+    def open_deaths(self, *, tcp: bool, owners: OwnerSource | None = None) -> SocketDeaths:  # noqa: ARG002
         raise _only_owners("tell of sockets that close")
 
     def open_owners(
@@ -361,23 +356,28 @@ class PortableBackend:
     def open_inspector(self) -> PortableInspector:
         return PortableInspector()
 
+    def open_dns_tap(self) -> DnsTap:
+        raise _only_owners("see DNS answers")
+
+    def interface_of(self, flow: FlowKey) -> str | None:  # noqa: ARG002
+        return None  # psutil knows no routes
+
     def connections(self, query: TableQuery) -> list[Connection]:
         """Return the table as psutil has it: one holder for each socket."""
-        inspector, known = PortableInspector(), dict[int, Process | None]()
         rows = [
             row
             for row in read_table().rows
             if row.protocol in query.protocols and query.port in (0, row.local_port)
         ]
-        for pid in {row.pid for row in rows if row.pid and query.holders}:
-            known[pid] = inspector.process(pid)
+        inspector = PortableInspector()
+        pids = {row.pid for row in rows if row.pid and query.holders}
+        known = {pid: inspector.process(pid) for pid in pids}
         return [_connection(row, known.get(row.pid or 0)) for row in rows]
 
     def doctor(self) -> list[Check]:
-        name = " and ".join(PROTOCOL_NAMES.values())
         root = not hasattr(os, "geteuid") or os.geteuid() == 0
         return [
-            Check(BACKEND, ok=True, detail=f"{psutil.__version__}, owners of {name} sockets"),
+            Check(BACKEND, ok=True, detail=f"{psutil.__version__}, owners of sockets"),
             Check("root", root, "to see other users' sockets", "run with sudo", needed=False),
             Check("intercept", ok=False, detail="not on this system", hint="use Linux"),
         ]
@@ -394,6 +394,5 @@ def _connection(row: Row, process: Process | None) -> Connection:
 
 
 def _only_owners(what: str) -> BackendError:
-    return BackendError(
-        f"there is no way to {what} on this system yet", hint="tunowner runs on Linux for now"
-    )
+    hint = "tunowner runs on Linux for now"
+    return BackendError(f"there is no way to {what} on this system yet", hint=hint)

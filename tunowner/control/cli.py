@@ -60,8 +60,10 @@ def cli() -> None:
     "--rules",
     multiple=True,
     metavar="PATH",
-    help="A rule file or a folder of them; repeatable. Without it everything is direct.",
+    help="A rule file or a folder of them; repeatable. Without it: /etc/tunowner/rules.d if there"
+    " is one, else everything is direct.",
 )
+@click.option("--profile", default="", help="What the condition `profile` of rules asks for.")
 @click.option("--dry-run", is_flag=True, help="Decide and print, and let everything pass.")
 @click.option(
     "--mark-byte",
@@ -76,6 +78,7 @@ def cli() -> None:
 def run(
     rules: tuple[str, ...],
     *,
+    profile: str,
     dry_run: bool,
     mark_byte: int,
     no_ebpf: bool,
@@ -83,12 +86,14 @@ def run(
     as_json: bool,
 ) -> None:
     """Intercept new flows and act on the rules, until Ctrl-C or SIGTERM."""
+    from tunowner.app.config import usual_paths
     from tunowner.app.service import RunOptions, Service
     from tunowner.backends.base import EbpfSettings
 
     write = _write_json if as_json else _write_line
     ebpf = None if no_ebpf else EbpfSettings(cgroup)
-    Service(RunOptions(rules, dry_run, mark_byte * 8, ebpf), write).run()
+    options = RunOptions(usual_paths(rules), dry_run, mark_byte * 8, ebpf, profile)
+    Service(options, write).run()
 
 
 @cli.command()
@@ -146,26 +151,67 @@ def sockets(
 
 
 @cli.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("--strict", is_flag=True, help="Let warnings fail too.")
 @_JSON
-def check(paths: tuple[str, ...], *, as_json: bool) -> None:
-    """Read rule files and list everything that is wrong with them."""
-    from tunowner.app.config import load_rules
+def check(paths: tuple[str, ...], *, strict: bool, as_json: bool) -> None:
+    """Read rule files, list everything that is wrong with them, and run the tests in them.
 
-    try:
-        rules = load_rules(paths)
-    except ConfigError as error:
-        findings, count = error.findings, 0
-    else:
-        findings, count = rules.warnings, len(rules.rules)
-    errors = sum(finding.severity == "error" for finding in findings)
-    if as_json:
-        _write_json({"findings": [_finding_fields(it) for it in findings], "rules": count})
-    else:
-        for finding in findings:
-            click.echo(str(finding))
-        click.echo(f"{errors} errors, {len(findings) - errors} warnings, {count} rules")
-    sys.exit(1 if errors else 0)
+    Without PATH: /etc/tunowner/rules.d. Exits with 1 when there is an error.
+    """
+    from tunowner.control.checking import check
+
+    sys.exit(0 if check(paths, strict=strict, as_json=as_json) else 1)
+
+
+@cli.command()
+@click.option(
+    "--rules",
+    multiple=True,
+    metavar="PATH",
+    help="A rule file or a folder of them; repeatable. Without it: /etc/tunowner/rules.d.",
+)
+@click.option("--to", metavar="ADDRESS:PORT", help="Where the flow goes.")
+@click.option("--proto", "--protocol", "protocol", help="tcp (the default), udp or quic.")
+@click.option("--pid", type=click.IntRange(1), help="Ask for a process that runs; tell no more.")
+@click.option("--app", metavar="EXE", help="The program: its path, or a name on PATH.")
+@click.option("--user", help="Name or uid.")
+@click.option("--cmdline", metavar="TEXT", help="The command line, quoted as for a shell.")
+@click.option("--directory", metavar="PATH", help="The working directory.")
+@click.option("--parent", multiple=True, metavar="EXE", help="The parent; again: its parent.")
+@click.option("--package", metavar="KIND:NAME", help="As deb:curl, flatpak:org.mozilla.firefox.")
+@click.option("--service", metavar="UNIT", help="The systemd unit, as ssh.service.")
+@click.option("--cgroup", metavar="PATH", help="The control group.")
+@click.option("--container", metavar="KIND:ID", help="As docker:0123abcd.")
+@click.option("--sha256", metavar="HASH", help="Of the program.")
+@click.option("--host", multiple=True, metavar="NAME", help="A name of the address; repeatable.")
+@click.option("--interface", metavar="NAME", help="By which the flow would leave.")
+@click.option("--owner", metavar="GRADE", help="How sure the owner is, or unknown.")
+@click.option("--profile", metavar="NAME", help="The profile that is chosen.")
+@_JSON
+def explain(
+    rules: tuple[str, ...], *, pid: int | None, as_json: bool, **told: str | tuple[str, ...] | None
+) -> None:
+    """Say why a flow would meet with what it meets: what every rule says, in order.
+
+    The flow is described by options, and what they do not tell is unknown; or it is one that the
+    process --pid has open (without --to: all of them), or would open now.
+    """
+    from tunowner.control.explaining import explain, told_of
+
+    sys.exit(0 if explain(rules, pid, told_of(told), as_json=as_json) else 1)
+
+
+@cli.command()
+@click.option("--json", is_flag=True, expose_value=False, help="It is JSON anyway.")
+def schema() -> None:
+    """Print the JSON Schema of a rule file, for editors.
+
+    Save it, and write as the first line of a file: # yaml-language-server: $schema=PATH
+    """
+    from tunowner.app.schema import rules_schema
+
+    click.echo(json.dumps(rules_schema(), indent=2))
 
 
 @cli.command()
@@ -185,12 +231,6 @@ def doctor(*, as_json: bool) -> None:
             if not check.ok:
                 click.echo(f"      {check.hint}")
     sys.exit(0 if all(check.ok for check in checks if check.needed) else 1)
-
-
-def _finding_fields(finding: object) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return asdict(finding)  # type: ignore[call-overload, no-any-return]
 
 
 def _write_json(event: Event) -> None:

@@ -1,16 +1,17 @@
 """The flow engine: packets and owners go in, actions come out. Pure: no I/O, no threads, no clock.
 
-A flow is *new* when its first packet is read: it becomes *pending*, its packets are held and one
-`Lookup` is asked for. When the owner is known (`owner_resolved`), or the wait has been too long
-(`tick`), the rules decide once, the held packets are carried, and the flow is *recent*: what was
-already on its way when the decision fell follows it without a second look-up.
+A flow is *new* when its first packet is read. Unless its owner is known at once it becomes
+*pending*: its packets are held and one `Lookup` is asked for. When the owner is known
+(`owner_resolved`), or the wait has been too long (`tick`), the rules decide once, the held packets
+are carried, and the flow is *recent*: what was already on its way when the decision fell follows it
+without a second look-up.
 
 Rules of this file:
 1. A flow is decided once. A TCP SYN with another sequence number is another flow, even on the same
    5-tuple; with the same number it is a retransmission. A UDP flow that comes back later than
    `RECENT_UDP_S` is asked for again, since its port may have changed hands.
-2. A decision ends with the socket it was made for (`socket_closed`): see `lifetimes`. TCP needs
-   that only for `drop`, since the kernel asks again for every other SYN of a new connection.
+2. A UDP decision ends with the socket it was made for (`socket_closed`): see `lifetimes`. TCP needs
+   no such end, since the kernel asks again for every SYN of a new connection.
 3. Nothing grows without bound: every limit below has a name, a reason and a counter.
 4. A packet that names no flow is carried as the kernel would have, and counted.
 """
@@ -22,11 +23,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tunowner.core.ageing import Ageing
 from tunowner.core.lifetimes import Lifetimes
-from tunowner.core.model import DIRECT, DROP, UDP, Decision, FlowKey, Grade, Owner
+from tunowner.core.model import DIRECT, UDP, Decision, FlowKey, Grade, Owner
 from tunowner.core.packet import FragmentKey, Segment, Unreadable, destination, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Quick = Callable[[FlowKey], Owner | None]
+    """Answers at once or not at all."""
 
 MAX_HELD_PER_FLOW = 8
 """A SYN and its retransmissions, or the first burst of a UDP sender; Linux queues 3 for ARP."""
@@ -49,6 +53,10 @@ MAX_FRAGMENTED = 1_024
 
 
 _OVER = float("-inf")
+
+
+def nobody_knows(_: FlowKey) -> None:
+    """Answer nothing at once."""
 
 
 class Lookup(NamedTuple):
@@ -151,13 +159,16 @@ class Engine:
         """Return a snapshot of the counters, and how many flows are `pending` now."""
         return {**asdict(self._statistics), "pending": len(self._pending)}
 
-    def packet_read(self, packet: bytes, now: float) -> list[Action]:
-        """Take one packet as read from the device."""
+    def packet_read(self, packet: bytes, now: float, quick: Quick = nobody_knows) -> list[Action]:
+        """Take one packet as read from the device.
+
+        Who opened a new flow is asked of `quick` first: with an answer the flow is decided at once.
+        """
         self._now = now
         self._statistics.packets += 1
         parsed = parse(packet)
         if isinstance(parsed, Segment):
-            return self._segment_read(parsed, packet)
+            return self._segment_read(parsed, packet, quick)
         if isinstance(parsed, FragmentKey):
             return self._later_fragment_read(parsed, packet)
         return self._unreadable_read(parsed, packet)
@@ -212,19 +223,21 @@ class Engine:
             return []
         return [Carry(packet, None, DIRECT)]
 
-    def _segment_read(self, segment: Segment, packet: bytes) -> list[Action]:
+    def _segment_read(self, segment: Segment, packet: bytes, quick: Quick) -> list[Action]:
         flow = segment.flow
         if segment.fragment is not None:
             self._fragments.put(segment.fragment, flow, self._now)
         pending = self._pending.get(flow)
         if pending is not None:
-            return self._pending_read(pending, segment, packet)
+            return self._pending_read(pending, segment, packet, quick)
         recent = self._recent.get(flow, self._now)
         if recent is not None and self._continues(recent, segment):
             return [self._follow(packet, flow, recent)]
-        return self._open(segment, packet)
+        return self._open(segment, packet, quick)
 
-    def _pending_read(self, pending: _Pending, segment: Segment, packet: bytes) -> list[Action]:
+    def _pending_read(
+        self, pending: _Pending, segment: Segment, packet: bytes, quick: Quick
+    ) -> list[Action]:
         if segment.flow.protocol == UDP or not segment.opens:
             return self._hold(pending, packet)
         if segment.sequence == pending.sequence:
@@ -233,7 +246,7 @@ class Engine:
             self._statistics.retransmissions += 1  # the SYN that is held will do
             return []
         self._statistics.superseded += len(self._forget(segment.flow).packets)
-        return self._open(segment, packet)
+        return self._open(segment, packet, quick)
 
     def _continues(self, recent: _Recent, segment: Segment) -> bool:
         if segment.flow.protocol == UDP:
@@ -256,7 +269,11 @@ class Engine:
             self._statistics.other_protocol += 1
         return [Carry(packet, None, DIRECT)] if destination(packet) else []
 
-    def _open(self, segment: Segment, packet: bytes) -> list[Action]:
+    def _open(self, segment: Segment, packet: bytes, quick: Quick) -> list[Action]:
+        owner = quick(segment.flow)
+        if owner is not None:
+            self._statistics.flows += 1
+            return self._decided(segment.flow, segment.sequence, [packet], owner)
         if len(self._pending) >= MAX_PENDING:
             self._statistics.dropped_table_full += 1
             return []
@@ -287,15 +304,19 @@ class Engine:
 
     def _settle(self, flow: FlowKey, owner: Owner) -> list[Action]:
         entry = self._forget(flow)
+        return self._decided(flow, entry.sequence, entry.packets, owner)
+
+    def _decided(
+        self, flow: FlowKey, sequence: int, packets: list[bytes], owner: Owner
+    ) -> list[Action]:
         decision = self._decide(flow, owner)
-        recent = _Recent(entry.sequence, self._now, decision.action)
-        self._recent.put(flow, recent, self._now)
-        carried = [self._carry(packet, flow, decision.action) for packet in entry.packets]
-        carried[:1] = [carry._replace(first=True) for carry in carried[:1]]
+        self._recent.put(flow, _Recent(sequence, self._now, decision.action), self._now)
+        way = self._way(decision.action)
+        carried = [Carry(packet, flow, way, not at) for at, packet in enumerate(packets)]
         return [*carried, Announce(flow, decision), *self._watch(flow, decision)]
 
     def _watch(self, flow: FlowKey, decision: Decision) -> list[Action]:
-        if flow.protocol != UDP and decision.action != DROP:
+        if flow.protocol != UDP:
             return []
         return self._forget_all(self._lifetimes.decided(flow, decision.owner.cookie))
 
@@ -308,7 +329,7 @@ class Engine:
 
     def _follow(self, packet: bytes, flow: FlowKey, recent: _Recent) -> Carry:
         self._statistics.followers += 1
-        return self._carry(packet, flow, recent.action)
+        return Carry(packet, flow, self._way(recent.action))
 
-    def _carry(self, packet: bytes, flow: FlowKey, action: str) -> Carry:
-        return Carry(packet, flow, DIRECT if self._dry_run else action)
+    def _way(self, action: str) -> str:
+        return DIRECT if self._dry_run else action

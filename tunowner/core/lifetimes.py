@@ -1,9 +1,9 @@
 """A verdict must not outlive the socket it was given to. Pure.
 
-The kernel applies a flow's verdict to its 5-tuple for as long as conntrack remembers it: 30 s after
-the last datagram, 120 s after an unanswered SYN. If the program closes its socket meanwhile and
-another program gets the same port, that one would inherit the verdict. So the flows of each socket
-are remembered here, and forgotten by the kernel when the socket is.
+The kernel applies a UDP flow's verdict to its 5-tuple for as long as conntrack remembers it: 30 s
+after the last datagram. If the program closes its socket meanwhile and another program gets the same
+port, that one would inherit the verdict. So the flows of each socket are remembered here, and
+forgotten by the kernel when the socket is.
 """
 
 from __future__ import annotations

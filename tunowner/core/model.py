@@ -87,6 +87,7 @@ class Grade(StrEnum):
 class Process(NamedTuple):
     """A process: (`pid`, `start`) is its identity, the rest is what it was when looked at.
 
+    A `pid` of 0 stands for a process whose number nobody told (a supposed one).
     `start` is for comparison only: on Linux clock ticks since boot (proc(5), stat field 22).
     `path` is the executable, without the kernel's ` (deleted)` suffix, which `deleted` holds;
     None where it is not readable. `uid` is the effective user of the process.
@@ -139,6 +140,8 @@ class ProcessDetails:
     """`deb:NAME`, `flatpak:ID`, `snap:NAME` or `appimage:PATH`."""
     sha256: str | None = None
     """Of the executable; only when asked for."""
+    directory: str | None = None
+    """The working directory as it is now, which may not be the one it started in."""
 
 
 class SocketHolder(NamedTuple):
@@ -239,12 +242,26 @@ class MarkOutbound:
 Outbound = InterfaceOutbound | TableOutbound | MarkOutbound
 
 
+class Audited(NamedTuple):
+    """A rule in audit mode that matched, and the action it would have taken."""
+
+    rule: str
+    action: str
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What happens to a flow, and why. `rule` is None when a default decided."""
+    """What happens to a flow, and why. `rule` is None when a default decided.
+
+    `tags` were given by rules that matched; `log`: whether the flow is to be told of; `audited`
+    are the rules in audit mode that would have decided otherwise or alike.
+    """
 
     action: str
     owner: Owner
     rule: str | None = None
     rule_file: str | None = None
     why: str = ""
+    tags: tuple[str, ...] = ()
+    log: bool = True
+    audited: tuple[Audited, ...] = ()

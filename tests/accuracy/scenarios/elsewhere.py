@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 scenario = Scenarios()
 
 OUTSIDE, INSIDE = "10.231.77.1", "10.231.77.2"
+OUTSIDE6, INSIDE6 = "fd77:231::1", "fd77:231::2"
 CONTAINER = """
 import subprocess
 check(libc.unshare(0x40000000 | 0x20000000 | 0x00020000))  # network, pid, mount
@@ -36,10 +37,13 @@ def _container(on: Stage, code: str, *arguments: object) -> tuple[Actor, Program
         "ip", "link", "add", "tuo-acc-v0", "type", "veth", "peer", "tuo-acc-v1", "netns", str(pid)
     )
     on.defer(command, "ip", "link", "del", "tuo-acc-v0")
-    command("ip", "addr", "add", f"{OUTSIDE}/24", "dev", "tuo-acc-v0")
+    add = ("ip", "addr", "add")
+    command(*add, f"{OUTSIDE}/24", "dev", "tuo-acc-v0")
+    command(*add, f"{OUTSIDE6}/64", "dev", "tuo-acc-v0", "nodad")
     command("ip", "link", "set", "tuo-acc-v0", "up")
     enter = ("nsenter", f"--net=/proc/{pid}/ns/net")
-    command(*enter, "ip", "addr", "add", f"{INSIDE}/24", "dev", "tuo-acc-v1")
+    command(*enter, *add, f"{INSIDE}/24", "dev", "tuo-acc-v1")
+    command(*enter, *add, f"{INSIDE6}/64", "dev", "tuo-acc-v1", "nodad")
     command(*enter, "ip", "link", "set", "tuo-acc-v1", "up")
     return actor, Program.of(pid)
 
@@ -54,6 +58,20 @@ def _(on: Stage) -> Iterator[Question]:
     connection, datagrams = actor.sockets
     yield on.asks(connection, program)
     yield on.asks(datagrams, program, local=INSIDE, remote=(OUTSIDE, port))
+
+
+@scenario("container: TCP and UDP over IPv6 that leave it", root=True)
+def _(on: Stage) -> Iterator[Question]:
+    listener = on.listener("::")
+    port = listener.getsockname()[1]
+    code = """
+a, = arguments(); s = tcp(a); u = udp(None, None, socket.AF_INET6); send(u, a)
+tell(s, u); wait()"""
+    actor, program = _container(on, code, (OUTSIDE6, port))
+    actor.go()
+    connection, datagrams = actor.sockets
+    yield on.asks(connection, program)
+    yield on.asks(datagrams, program, local=INSIDE6, remote=(OUTSIDE6, port))
 
 
 @scenario("container: its loopback is not ours", root=True)

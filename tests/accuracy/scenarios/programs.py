@@ -191,11 +191,29 @@ def _(on: Stage) -> Iterator[Question]:
     yield from _exits(on, code)
 
 
-def _exits(on: Stage, ending: str) -> Iterator[Question]:
+@scenario("exited: sendto() over IPv6 at once", root=True)
+def _(on: Stage) -> Iterator[Question]:
+    ending = "s = udp(['::1', 0], None, socket.AF_INET6); send(s, SINK6); tell(s); os._exit(0)"
+    yield from _exits(on, ending, local="::1")
+
+
+@scenario("exited: connected UDP", root=True)
+def _(on: Stage) -> Iterator[Question]:
+    yield from _exits(on, "s = udp(None, SINK); s.send(b'x'); tell(s); os._exit(0)")
+    ending = "s = udp(None, SINK6, socket.AF_INET6); s.send(b'x'); tell(s); os._exit(0)"
+    yield from _exits(on, ending)
+
+
+@scenario("exited: connect() over IPv6, one byte", root=True)
+def _(on: Stage) -> Iterator[Question]:
+    yield from _exits(on, f"s = tcp({on.server('::1')}); s.send(b'x'); tell(s); os._exit(0)")
+
+
+def _exits(on: Stage, ending: str, local: str | None = None) -> Iterator[Question]:
     actor = on.start(f"tell(); wait(); {ending}", program=on.other())
     program = actor.program
     truth = actor.go()
     actor.child.process.wait()
     assert not os.path.exists(f"/proc/{program.pid}")  # noqa: PTH110
     assert truth is not None
-    yield on.asks(truth, program, must=Must.EBPF)
+    yield on.asks(truth, program, local=local, must=Must.EBPF)

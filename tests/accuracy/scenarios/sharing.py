@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 from tests.accuracy.model import Must, Program, Scenarios
@@ -170,9 +171,11 @@ def _(on: Stage) -> Iterator[Question]:
     one = on.start(code, ("127.0.0.1", 0))
     yield on.asks(one.sockets[0], one)
     one.end()
+    before = time.monotonic()
     two = on.start(code, one.sockets[0].local, program=on.other())
     until(lambda: not os.path.exists(f"/proc/{one.child.pid}"), "its end")  # noqa: PTH110
     yield on.asks(two.sockets[0], two, must=Must.PLAIN)
+    yield on.asks(two.sockets[0], two, since=before)
 
 
 @scenario("port reused: the earlier sender is asked about late")

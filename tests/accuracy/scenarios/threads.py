@@ -128,6 +128,20 @@ def _(on: Stage) -> Iterator[Question]:
     yield ask(flow, actor)
 
 
+@scenario("io_uring: a datagram")
+def _(on: Stage) -> Iterator[Question]:
+    """IORING_OP_SENDMSG takes a `struct msghdr`."""
+    code = """
+s = udp(); to = address(SINK); data = ctypes.create_string_buffer(b'x', 1); at = ctypes.addressof
+part = ctypes.create_string_buffer(struct.pack('=QQ', at(data), 1), 16)
+m = ctypes.create_string_buffer(struct.pack('=QI4xQQQQI4x', at(to), 16, at(part), 1, 0, 0, 0), 56)
+ring.do(9, 0, s.fileno(), 0, at(m), 1); tell(s); wait()"""
+    actor = on.start(RING + code, on.server())
+    if "unavailable" in actor.said:
+        raise Unavailable(f"io_uring: {actor.said['unavailable']}")
+    yield on.asks(actor.sockets[0], actor)
+
+
 @scenario("io_uring: socket without a descriptor")
 def _(on: Stage) -> Iterator[Question]:
     code = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import TYPE_CHECKING
 
 from tests.accuracy.model import Must, Scenarios
@@ -121,6 +122,37 @@ def _(on: Stage) -> Iterator[Question]:
     two = on.start(CONNECTS, one.sockets[0].local, ("127.0.0.8", 9), program=on.other())
     for sender in (one, two):
         yield on.asks(sender.sockets[0], sender)
+
+
+@scenario("UDP connected alike, two programs")
+def _(on: Stage) -> Iterator[Question]:
+    """The kernel's exact answer is one of the two, whichever sent the datagram."""
+    one = on.start(CONNECTS, HERE, on.sink)
+    two = on.start(CONNECTS, one.sockets[0].local, on.sink, program=on.other())
+    yield on.asks(two.sockets[0], one, two, must=Must.NOBODY, grades=AMBIGUOUS)
+    one.end()
+    yield on.asks(two.sockets[0], two, must=Must.PLAIN)
+
+
+@scenario("UDP connected alike, each sends")
+def _(on: Stage) -> Iterator[Question]:
+    code = CONNECTS.replace(
+        "s.send(b'x'); tell(s); wait()", "tell(s)\nwhile wait(): s.send(b'x'); tell(s)"
+    )
+    one = on.start(code, HERE, on.sink)
+    two = on.start(code, one.sockets[0].local, on.sink, program=on.other())
+    for sender in (one, two, one):
+        before = time.monotonic()
+        yield on.asks(sender.go("x"), sender, must=Must.EBPF, grades=AMBIGUOUS, since=before)
+
+
+@scenario("UDP connected alike, one program twice")
+def _(on: Stage) -> Iterator[Question]:
+    code = """
+r, = arguments(); s = udp(['127.0.0.1', 0], r, reuse=REUSE); t = udp(s.getsockname(), r, reuse=REUSE)
+s.send(b'x'); tell(s); wait()"""
+    sender = on.start(code, on.sink)
+    yield on.asks(sender.sockets[0], sender)
 
 
 @scenario("UDP SO_REUSEPORT, two programs")

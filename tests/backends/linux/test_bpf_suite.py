@@ -55,6 +55,9 @@ class TestSockets(plain.TestSockets):
         child.say()
         child.hear()
         owner = ask(source, truth.flow())  # FIN_WAIT2: nobody closes the other end
+        if owner.backend == "procfs":  # without BTF it is not certain who had the pid
+            assert (owner.grade, pids(owner), owner.uid) == (Grade.CLOSED, [], None)
+            return
         assert (owner.grade, pids(owner), owner.uid) == (Grade.EXACT, [child.pid], None)
         assert (owner.cookie, owner.detail) == (truth.cookie, "closed since")
 

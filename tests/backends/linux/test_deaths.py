@@ -7,10 +7,14 @@ import socket
 import sys
 from contextlib import closing
 from itertools import product
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tunowner.backends.linux.deaths import Deaths, _cookies
+
+if TYPE_CHECKING:
+    from tunowner.backends.base import SocketDeaths
 
 SO_COOKIE = 57
 KINDS = list(product((socket.AF_INET, socket.AF_INET6), (socket.SOCK_DGRAM, socket.SOCK_STREAM)))
@@ -20,7 +24,7 @@ def cookie_of(end: socket.socket) -> int:
     return int.from_bytes(end.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), sys.byteorder)
 
 
-def closed_soon(deaths: Deaths, cookie: int) -> bool:
+def closed_soon(deaths: SocketDeaths, cookie: int) -> bool:
     """Read until the cookie comes, 5 s at most between two messages."""
     while select.select([deaths], [], [], 5.0)[0]:
         if cookie in (deaths.read() or []):

@@ -603,6 +603,23 @@ print(owner.grade, owner.uid, owner.candidates)"""
         said = subprocess.run(command, capture_output=True, text=True, check=False)
         assert said.stdout.split() == ["denied", "0", "()"], said.stderr
 
+    @pytest.mark.root
+    def test_tables_that_can_be_listed_and_not_read(
+        self, server: tuple[str, int], start: Start
+    ) -> None:
+        """The same user, who lacks a capability that the holder has."""
+        _, (truth,) = start(TCP_CHILD, server)
+        code = f"""
+from tunowner.backends.linux.owners import LinuxOwners
+from tunowner.core.model import FlowKey
+flow = FlowKey(*{tuple(truth.flow())!r})
+with LinuxOwners() as source:
+    owner = dict(source.walk([flow]))[flow]
+print(owner.grade, owner.uid, owner.candidates)"""
+        lesser = ["setpriv", "--bounding-set", "-sys_ptrace,-sys_time", sys.executable, "-c", code]
+        said = subprocess.run(lesser, capture_output=True, text=True, check=False)
+        assert said.stdout.split() == ["denied", "0", "()"], said.stderr
+
 
 class TestFindProcess:
     def test_a_listener(self, server: tuple[str, int]) -> None:
@@ -676,3 +693,15 @@ def test_a_false_memory_is_slow_and_not_wrong(
     memory: Memory = source._memory
     memory.settle(truth.cookie, (Holder(os.getpid(), b"fd/0"), Holder(2**22 + 1, b"fd/3")))
     check(source, truth.flow(), child, truth, Grade.EXACT)
+
+
+def test_the_place_that_was_found_is_remembered_not_the_last_that_was_read(
+    source: LinuxOwners, server: tuple[str, int], start: Start
+) -> None:
+    """The next socket of a process is mostly next to the one found."""
+    code = """
+a, = json.loads(sys.argv[1]); s = tcp(a); t = socket.socket(fileno=os.dup2(s.fileno(), 70)); s.close()
+tell(t); wait()"""
+    child, (truth,) = start(code, server)
+    dict(source.walk([truth.flow()]))
+    assert dict(source._memory._recent.newest())[child.pid] == 70

@@ -313,7 +313,9 @@ def test_a_reply_about_another_socket_is_refused() -> None:
     assert diag_of(Peer(GOOD)).exact(TCP_FLOW._replace(local_port=1)) is None
 
 
-@pytest.mark.parametrize("passing", [errno.ENOBUFS, errno.EAGAIN, errno.EBUSY])
+@pytest.mark.parametrize(
+    "passing", [errno.ENOBUFS, errno.EAGAIN, errno.EINTR, errno.ENOMEM, errno.EBUSY]
+)
 def test_a_passing_error_is_asked_again(passing: int) -> None:
     peer = Peer(passing, GOOD)
     assert diag_of(peer).exact(TCP_FLOW) is not None

@@ -54,5 +54,5 @@ def findings(*texts: str) -> str:
     try:
         load([(f"{name}.yaml", text) for name, text in zip("abcdef", texts, strict=False)])
     except ConfigError as error:
-        return str(error)
+        return "\n".join(map(str, error.findings))
     raise AssertionError("loads")

@@ -179,9 +179,9 @@ sets: { s: { ips: 1 } }"""
         ],
     ),
     "keys of other programs": (
-        ["version: 1\ntests: []"],
+        ["version: 1\nrule-providers: []"],
         [
-            "a.yaml:2:1: error E012: unknown key 'tests' in a rule file; known keys: version, defaults, outbounds, sets, rules"
+            "a.yaml:2:1: error E012: unknown key 'rule-providers' in a rule file; known keys: version, defaults, outbounds, sets, rules, tests, profile"
         ],
     ),
     "wrong types": (
@@ -221,7 +221,9 @@ rules: { a: b }"""
     ),
     "conditions beside the match": (
         ["version: 1\nrules: [{ name: r, match: any, action: block, port: 80 }]"],
-        ["a.yaml:2:47: error E012: unknown key 'port' in a rule; known keys: name, match, action"],
+        [
+            "a.yaml:2:47: error E012: unknown key 'port' in a rule; known keys: name, match, action, mode, log, tag, expires, for, until"
+        ],
     ),
     "names": (
         [

@@ -83,8 +83,8 @@ BROKEN: dict[str, tuple[list[str], list[str]]] = {
     "protocol": (
         ["version: 1\nrules: [{ name: r, match: { protocol: [TCP, icmp, 6] }, action: block }]"],
         [
-            "a.yaml:2:40: error E106: 'TCP' is no protocol; known protocols: tcp, udp",
-            "a.yaml:2:45: error E106: 'icmp' is no protocol; known protocols: tcp, udp",
+            "a.yaml:2:40: error E106: 'TCP' is no protocol; known protocols: tcp, udp, quic",
+            "a.yaml:2:45: error E106: 'icmp' is no protocol; known protocols: tcp, udp, quic",
             'a.yaml:2:51: error E010: expected text, found the number 6; put it in quotes: "6"',
         ],
     ),

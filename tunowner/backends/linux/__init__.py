@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tunowner.backends.base import (
         Check,
         DataPlane,
+        DnsTap,
         EbpfSettings,
         GateSettings,
         Inspector,
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
         SocketDeaths,
         TableQuery,
     )
-    from tunowner.core.model import Connection, Owner
+    from tunowner.core.model import Connection, FlowKey, Owner
 
 # ruff: noqa: PLC0415
 
@@ -40,12 +41,15 @@ class LinuxBackend:
             return LinuxOwners(interface=interface_index)
         from tunowner.backends.linux.bpf.loader import open_map
 
-        return LinuxOwners(interface=interface_index, bpf=open_map(ebpf.cgroup))
+        return LinuxOwners(interface=interface_index, bpf=open_map(ebpf.cgroup, interface_index))
 
-    def open_deaths(self, *, tcp: bool) -> SocketDeaths:
-        from tunowner.backends.linux.deaths import Deaths
+    def open_deaths(self, *, tcp: bool, owners: OwnerSource | None = None) -> SocketDeaths:
+        from tunowner.backends.linux.deaths import Deaths, DeathsAtOnce
+        from tunowner.backends.linux.owners import LinuxOwners
 
-        return Deaths(tcp=tcp)
+        surely = Deaths(tcp=tcp)
+        early = owners.closings(tcp=tcp) if isinstance(owners, LinuxOwners) else None
+        return surely if early is None else DeathsAtOnce(early, surely)
 
     def find_process(
         self,
@@ -65,6 +69,16 @@ class LinuxBackend:
         from tunowner.backends.linux.details import LinuxInspector
 
         return LinuxInspector()
+
+    def open_dns_tap(self) -> DnsTap:
+        from tunowner.backends.linux.dns_tap import LinuxDnsTap
+
+        return LinuxDnsTap()
+
+    def interface_of(self, flow: FlowKey) -> str | None:
+        from tunowner.backends.linux.routes import interface_of
+
+        return interface_of(flow)
 
     def connections(self, query: TableQuery) -> list[Connection]:
         from tunowner.backends.linux.table import connections

@@ -1,17 +1,23 @@
 """Hear of every socket that closes: the multicast groups of SOCK_DIAG.
 
 The kernel tells after the fact, from a work queue (sock_diag_broadcast_destroy() in
-net/core/sock_diag.c), by a message with the socket's cookie. Any process may listen.
+net/core/sock_diag.c), by a message with the socket's cookie. Any process may listen. eBPF tells in
+close(2), before the port is free, and may lose some: where it is there, both are read.
 """
 
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import struct
+from typing import TYPE_CHECKING
 
 from tunowner.backends.linux import netlink
 from tunowner.errors import BackendError
+
+if TYPE_CHECKING:
+    from tunowner.backends.linux.bpf.closings import Closings
 
 _UDP_GROUPS, _TCP_GROUPS = (2, 4), (1, 3)
 """SKNLGRP_INET_UDP_DESTROY, INET6_UDP, INET_TCP, INET6_TCP in <linux/sock_diag.h>."""
@@ -70,6 +76,32 @@ class Deaths:
 
     def close(self) -> None:
         self._socket.close()
+
+
+class DeathsAtOnce:
+    """Deaths that eBPF tells of in close(2), and again `surely`, by the kernel's own messages."""
+
+    def __init__(self, early: Closings, surely: Deaths) -> None:
+        self._early, self._surely = early, surely
+        self._early_fd, self._surely_fd = early.fileno(), surely.fileno()
+        self._both = select.epoll()
+        self._both.register(self._early_fd, select.EPOLLIN)
+        self._both.register(self._surely_fd, select.EPOLLIN)
+
+    def fileno(self) -> int:
+        return self._both.fileno()
+
+    def read(self) -> list[int] | None:
+        """See SocketDeaths.read."""
+        ready = [fd for fd, _ in self._both.poll(0)]
+        early = self._early.read() if self._early_fd in ready else []
+        late = self._surely.read() if self._surely_fd in ready else []
+        return None if late is None else early + late
+
+    def close(self) -> None:
+        self._both.close()
+        self._early.close()
+        self._surely.close()
 
 
 def _cookies(buffer: bytes) -> list[int]:

@@ -100,6 +100,7 @@ class LinuxInspector:
             slice=group and group.slice,
             container=group and group.container,
             package=self._package(opened, task, process, group or Group()),
+            directory=_directory(opened, task),
         )
 
     def _package(
@@ -203,6 +204,12 @@ def _command_line(opened: OpenProcess, task: bytes) -> tuple[str, ...] | None:
         return None
     words = text.removesuffix(b"\0").split(b"\0") if text else []
     return tuple(os.fsdecode(word) for word in words)
+
+
+def _directory(opened: OpenProcess, task: bytes) -> str | None:
+    """Return the working directory, None where that is refused or it was removed."""
+    link = opened.link(task + b"cwd")
+    return None if link is None or link.endswith(b" (deleted)") else os.fsdecode(link)
 
 
 def _flatpak(opened: OpenProcess, task: bytes) -> str | None:

@@ -252,16 +252,20 @@ class Search:
     def _read_table(self, process: ProcessDir, table: bytes) -> set[int]:
         listing = process.numbers(table)
         self.denied |= listing.denied
-        hits = set()
+        hits: set[int] = set()
         for number in listing.numbers:
             link = b"%s/%d" % (table, number)
-            inode = socket_inode(process.link(link))
+            text = process.link(link)
+            if text is None and process.refuses(link):
+                self.denied = True  # then all of them are refused
+                break
+            inode = socket_inode(text)
             if inode:
                 holder = Holder(process.pid, link)
                 self._memory.seen(inode, holder)
                 if inode in self._wanted:
+                    if not hits:  # the largest number comes first, which mostly is the latest
+                        self._memory.used(process, link)
                     self.found.setdefault(inode, []).append(holder)
                     hits.add(inode)
-        if hits:
-            self._memory.used(process, link)
         return hits

@@ -24,10 +24,11 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from tunowner.backends.linux import procnet
 from tunowner.backends.linux.bpf.exact import ExactDiag
 from tunowner.backends.linux.bpf.witness import NoWitness
 from tunowner.backends.linux.cgroups import CgroupPids
-from tunowner.backends.linux.holders import Holder, Memory, Search
+from tunowner.backends.linux.holders import Holder, Lru, Memory, Search
 from tunowner.backends.linux.process import age
 from tunowner.backends.linux.procfs import KnownNames, UserNames, describe
 from tunowner.backends.linux.sockdiag import (
@@ -43,10 +44,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
+    from tunowner.backends.linux.bpf.closings import Closings
     from tunowner.backends.linux.bpf.loader import OwnerMap
     from tunowner.backends.linux.procfs import Names
 
 BACKEND = "procfs"
+FLOWS = 16_384
+"""Flows that may wait for a walk at a time."""
 
 
 class LinuxOwners:
@@ -65,6 +69,7 @@ class LinuxOwners:
         self._far = SockDiag()  # for `walk`, which runs on another thread
         self._near_witness = NoWitness() if bpf is None else bpf.witness()
         self._far_witness = NoWitness() if bpf is None else bpf.witness()
+        self._since: Lru[FlowKey, float] = Lru(FLOWS)
         self._memory = Memory()
         self._users = UserNames()
         self._groups = CgroupPids()
@@ -87,17 +92,30 @@ class LinuxOwners:
         if self._bpf is not None:
             self._bpf.close()
 
-    def quick(self, flow: FlowKey) -> Owner | None:
+    def closings(self, *, tcp: bool) -> Closings | None:
+        """Start to tell of sockets that close, at once; None where that cannot be had."""
+        return None if self._bpf is None else self._bpf.closings(tcp=tcp)
+
+    def quick(self, flow: FlowKey, since: float | None = None) -> Owner | None:
+        owner = self._quick(flow, since)
+        if owner is None and since is not None and self._bpf is not None:
+            self._since.put(flow, since)  # for the walk
+        return owner
+
+    def _quick(self, flow: FlowKey, since: float | None) -> Owner | None:
         names = KnownNames(self._users)
         witness = self._near_witness
         try:
-            noted = self._noted(flow, self._near, witness, names)
+            noted = self._noted(flow, self._near, witness, names, since)
             if noted is not None:
                 return None if names.missed or _nameless(noted) else noted
             answer = _Answer(self._memory, names)
-            answer.rows = _living(self._near.sockets(flow, self.interface))
+            rows = _living(procnet.sockets(self._near, flow, self.interface))
+            answer.rows = witness.narrow(flow, rows, since)
         except OSError:
             return None
+        if rows and not answer.rows:
+            return answer.changed_hands()
         if answer.is_final:
             owner = self._final(answer, flow, witness, names)
             return None if names.missed or _nameless(owner) else owner
@@ -111,11 +129,16 @@ class LinuxOwners:
         return owner if owner.candidates and not names.missed else None
 
     def _noted(
-        self, flow: FlowKey, diag: SockDiag, witness: NoWitness, names: Names
+        self,
+        flow: FlowKey,
+        diag: SockDiag,
+        witness: NoWitness,
+        names: Names,
+        since: float | None,
     ) -> Owner | None:
         if self._bpf is None:
             return None
-        return witness.answer(flow, diag.exact(flow, self.interface), names)
+        return witness.answer(flow, diag.exact(flow, self.interface), names, since)
 
     def _recall(self, row: SocketRow) -> tuple[Holder, ...]:
         """Find who holds a socket without a search: settled before, as noted, by guessing."""
@@ -146,13 +169,17 @@ class LinuxOwners:
         """Return what the kernel knows of a flow: an owner, or sockets whose holders are sought."""
         answer = _Answer(self._memory, self._users)
         try:
-            owner = self._noted(flow, self._far, self._far_witness, self._users)
+            since = self._since.get(flow)
+            owner = self._noted(flow, self._far, self._far_witness, self._users, since)
             if owner is None:
-                answer.rows = _living(self._far.sockets(flow, self.interface))
+                rows = _living(procnet.sockets(self._far, flow, self.interface))
+                answer.rows = self._far_witness.narrow(flow, rows, since)
         except OSError as error:
             return answer.refused(error)
         if owner is not None:
             return owner
+        if rows and not answer.rows:
+            return answer.changed_hands()
         if answer.is_final:
             return self._final(answer, flow, self._far_witness, self._users)
         answer.prefer(self._far_witness)
@@ -223,7 +250,7 @@ class LinuxOwners:
         cookies = {row.cookie for row in answer.rows}
         first = answer.rows[0]
         try:
-            now = self._far.dump(first.protocol, first.local_port)
+            now = procnet.still(self._far, first)
         except OSError as error:
             return answer.refused(error)
         if not any(row.inode and row.cookie in cookies for row in now):
@@ -270,6 +297,10 @@ class _Answer:
     def without(self, grade: Grade, detail: str = "") -> Owner:
         return self._made(grade, (), detail)
 
+    def changed_hands(self) -> Owner:
+        """Say that a socket which is gone may have been the sender; who had it is not known."""
+        return self.without(Grade.AMBIGUOUS, "the port has changed hands")
+
     def refused(self, error: OSError) -> Owner:
         return self._made(Grade.DENIED, (), f"sock_diag: {error.strerror}")
 
@@ -287,7 +318,7 @@ class _Answer:
             candidates,
             uid,
             self._users.name(uid),
-            self.rows[0].cookie if len(self.rows) == 1 else None,
+            procnet.cookie(self.rows[0]) if len(self.rows) == 1 else None,
             BACKEND,
             now,
             int((now - self._begun) * 1e6),
@@ -319,6 +350,8 @@ class _Answer:
 
     def _doubtful(self, groups: Sequence[Sequence[Process]]) -> bool:
         """Whether the sockets are held by different programs, or one of them by nobody known."""
+        if any(procnet.may_be_the_kernels(row) for row in self.rows):
+            return True
         if len(self.rows) == 1:
             return False
         if len(groups) < len(self.rows):

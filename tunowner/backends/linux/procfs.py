@@ -22,6 +22,7 @@ DELETED = b" (deleted)"
 """Appended to a link's text by d_path() in fs/d_path.c when the file has no name any more."""
 
 _READ_SIZE = 4096
+_REFUSED = (errno.EACCES, errno.EPERM)
 _CHILDREN_LIMIT = 1 << 14
 
 
@@ -109,6 +110,19 @@ class ProcessDir:
         except OSError:
             return None
 
+    def refuses(self, name: bytes) -> bool:
+        """Whether a link is there that may not be read.
+
+        A table can be listed by its owner, its links be read only by who might trace the process
+        (proc_fd_permission() and proc_fd_access_allowed() in fs/proc): that takes all of its
+        capabilities, so that even root may be refused.
+        """
+        try:
+            os.readlink(name, dir_fd=self._fd)
+        except OSError as error:
+            return error.errno in _REFUSED
+        return False
+
     def read(self, name: bytes, limit: int = _READ_SIZE) -> bytes | None:
         try:
             file = os.open(name, os.O_RDONLY, dir_fd=self._fd)
@@ -126,11 +140,11 @@ class ProcessDir:
         try:
             directory = os.open(name, os.O_RDONLY, dir_fd=self._fd)
         except OSError as error:
-            return Listing(denied=error.errno in (errno.EACCES, errno.EPERM))
+            return Listing(denied=error.errno in _REFUSED)
         try:
             return Listing(_numbers(os.listdir(directory)))  # noqa: PTH208 - a descriptor, no path
         except OSError as error:
-            return Listing(denied=error.errno in (errno.EACCES, errno.EPERM))
+            return Listing(denied=error.errno in _REFUSED)
         finally:
             os.close(directory)
 

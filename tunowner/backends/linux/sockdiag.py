@@ -208,11 +208,12 @@ class SockDiag:
     def sockets(self, flow: FlowKey, interface: int = 0) -> list[SocketRow]:
         """Return the sockets that may have sent `flow`, best first; more than one is a tie.
 
-        `interface` is the index of the device that the packet left by, 0 when unknown; a socket
+        TCP sockets never tie. Two UDP sockets may be connected just alike (SO_REUSEADDR), and the
+        exact query tells of one of them. `interface` is the index of the device that the packet left by, 0 when unknown; a socket
         bound to another device is then no candidate.
         """
         row = self.exact(flow, interface)
-        if row is not None and (row.connected or flow.protocol == TCP):
+        if row is not None and flow.protocol == TCP:
             return [row]
         if row is None and flow.protocol == TCP and interface:
             return []  # the exact query looked everywhere that counts

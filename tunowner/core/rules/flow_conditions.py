@@ -6,9 +6,9 @@ from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-from tunowner.core.model import PROTOCOL_NAMES, FlowKey, Grade, Owner
+from tunowner.core.model import PROTOCOL_NAMES, UDP, Grade
 
 from .condition import FlowCondition
 from .findings import BadValueError, quoted, suggestion
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
     from .logic import Truth
     from .nodes import Scalar
+    from .subject import Subject
 
 Network = IPv4Network | IPv6Network
 
-_PROTOCOLS = {name: number for number, name in PROTOCOL_NAMES.items()}
+QUIC_PORT = 443
+"""RFC 9114: HTTP/3, which is nearly all QUIC there is, has no other port by default."""
 _PORTS = range(1, 65536)
 UNKNOWN_OWNER = "unknown"
 
@@ -36,11 +38,13 @@ class _Prefixes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ip(FlowCondition):
-    """`ip:` the remote address. One dictionary look-up for each prefix length in use."""
+    """`ip:` the remote address or its network."""
 
     key: ClassVar[str] = "ip"
+    value: ClassVar[Mapping[str, Any]] = {"type": "string"}
     cost: ClassVar[int] = 3
     written: str
+    values: tuple[Network, ...]
     families: Mapping[int, tuple[_Prefixes, ...]]
     """By the length of a packed address: 4 or 16 bytes."""
 
@@ -52,13 +56,15 @@ class Ip(FlowCondition):
         if "%" in address or ("/" in text and not length.isdecimal()):
             raise _not_an_address(text)
         try:
+            return ip_network(text)
+        except ValueError:
+            pass
+        try:
             network = ip_network(text, strict=False)
         except ValueError:
             raise _not_an_address(text) from None
-        if "/" in text and network.network_address != ip_address(address):
-            message = f"{quoted(text)} has bits set after the first {network.prefixlen}"
-            raise BadValueError("E104", message, f"the network is {network}")
-        return network
+        message = f"{quoted(text)} has bits set after the first {network.prefixlen}"
+        raise BadValueError("E104", message, f"the network is {network}")
 
     @classmethod
     def build(cls, written: str, values: Sequence[Network]) -> Self:
@@ -70,21 +76,26 @@ class Ip(FlowCondition):
         families: dict[int, tuple[_Prefixes, ...]] = {}
         for (length, shift), table in sorted(tables.items()):
             families[length] = (*families.get(length, ()), _Prefixes(shift, table))
-        return cls(written, families)
+        return cls(written, tuple(values), families)
 
-    def test(self, flow: FlowKey, _owner: Owner, /) -> Truth:
-        number = int.from_bytes(flow.remote, "big")
-        for shift, networks in self.families.get(len(flow.remote), ()):
+    def test(self, subject: Subject, /) -> Truth:
+        remote = subject.flow.remote
+        number = int.from_bytes(remote, "big")
+        for shift, networks in self.families.get(len(remote), ()):
             if number >> shift in networks:
                 return True
         return False
 
-    def because(self, flow: FlowKey, _owner: Owner, /) -> str:
-        address = str(ip_address(flow.remote))
-        number = int.from_bytes(flow.remote, "big")
-        tables = self.families[len(flow.remote)]
+    def because(self, subject: Subject, /) -> str:
+        remote = subject.flow.remote
+        address = str(ip_address(remote))
+        number = int.from_bytes(remote, "big")
+        tables = self.families[len(remote)]
         network = next(table[key] for shift, table in tables if (key := number >> shift) in table)
         return f"ip {address}" if network == address else f"ip {address} is in {network}"
+
+    def seen(self, subject: Subject, /) -> str:
+        return str(ip_address(subject.flow.remote))
 
 
 def _not_an_address(text: str) -> BadValueError:
@@ -102,8 +113,15 @@ class Port(FlowCondition):
     """`port:` the remote port; numbers and ranges, both ends included."""
 
     key: ClassVar[str] = "port"
+    value: ClassVar[Mapping[str, Any]] = {
+        "anyOf": [
+            {"type": "integer", "minimum": 1, "maximum": 65535},
+            {"type": "string", "pattern": "^[0-9]{1,5}(-[0-9]{1,5})?$"},
+        ]
+    }
     cost: ClassVar[int] = 1
     written: str
+    values: tuple[range, ...]
     starts: tuple[int, ...]
     """Sorted, of ranges that neither overlap nor touch; `ends[i]` belongs to `starts[i]`."""
     ends: tuple[int, ...]
@@ -126,14 +144,23 @@ class Port(FlowCondition):
                 merged[-1][1] = max(merged[-1][1], ports[-1])
             else:
                 merged.append([ports.start, ports[-1]])
-        return cls(written, tuple(low for low, _ in merged), tuple(high for _, high in merged))
+        return cls(
+            written,
+            tuple(values),
+            tuple(low for low, _ in merged),
+            tuple(high for _, high in merged),
+        )
 
-    def test(self, flow: FlowKey, _owner: Owner, /) -> Truth:
-        index = bisect_right(self.starts, flow.remote_port)
-        return index > 0 and flow.remote_port <= self.ends[index - 1]
+    def test(self, subject: Subject, /) -> Truth:
+        port = subject.flow.remote_port
+        index = bisect_right(self.starts, port)
+        return index > 0 and port <= self.ends[index - 1]
 
-    def because(self, flow: FlowKey, _owner: Owner, /) -> str:
-        return f"port {flow.remote_port}"
+    def because(self, subject: Subject, /) -> str:
+        return f"port {subject.flow.remote_port}"
+
+    def seen(self, subject: Subject, /) -> str:
+        return str(subject.flow.remote_port)
 
 
 def _ports(text: str, low: int, high: int) -> range:
@@ -149,18 +176,31 @@ def _not_a_port(text: str) -> BadValueError:
     return BadValueError("E105", f"{quoted(text)} is no port", hint)
 
 
+class _Protocol(NamedTuple):
+    """A protocol's number, and the one remote port that it is told by (None: any)."""
+
+    number: int
+    port: int | None = None
+
+
+_PROTOCOLS = {name: _Protocol(number) for number, name in PROTOCOL_NAMES.items()} | {
+    "quic": _Protocol(UDP, QUIC_PORT)
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Protocol(FlowCondition):
-    """`protocol:` tcp or udp."""
+    """`protocol:` tcp, udp, or quic, which is taken to be UDP to port 443."""
 
     key: ClassVar[str] = "protocol"
+    value: ClassVar[Mapping[str, Any]] = {"enum": [*_PROTOCOLS]}
     cost: ClassVar[int] = 1
     written: str
-    numbers: frozenset[int]
+    values: tuple[_Protocol, ...]
+    protocols: frozenset[_Protocol]
 
     @staticmethod
-    def parse(node: Scalar) -> int:
-        """Return the protocol's number."""
+    def parse(node: Scalar) -> _Protocol:
         name = expect_text(node)
         if name in _PROTOCOLS:
             return _PROTOCOLS[name]
@@ -168,14 +208,23 @@ class Protocol(FlowCondition):
         raise BadValueError("E106", f"{quoted(name)} is no protocol", hint)
 
     @classmethod
-    def build(cls, written: str, values: Sequence[int]) -> Self:
-        return cls(written, frozenset(values))
+    def build(cls, written: str, values: Sequence[_Protocol]) -> Self:
+        return cls(written, tuple(values), frozenset(values))
 
-    def test(self, flow: FlowKey, _owner: Owner, /) -> Truth:
-        return flow.protocol in self.numbers
+    def test(self, subject: Subject, /) -> Truth:
+        flow = subject.flow
+        return any(
+            flow.protocol == number and port in (None, flow.remote_port)
+            for number, port in self.protocols
+        )
 
-    def because(self, flow: FlowKey, _owner: Owner, /) -> str:
-        return f"protocol {flow.protocol_name}"
+    def because(self, subject: Subject, /) -> str:
+        return f"protocol {self.seen(subject)}"
+
+    def seen(self, subject: Subject, /) -> str:
+        flow = subject.flow
+        quic = flow.protocol == UDP and flow.remote_port == QUIC_PORT
+        return f"udp to port {QUIC_PORT}" if quic else flow.protocol_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +232,10 @@ class OwnerGrade(FlowCondition):
     """`owner:` how sure the owner is: a grade, or `unknown`: there is no process to name at all."""
 
     key: ClassVar[str] = "owner"
+    value: ClassVar[Mapping[str, Any]] = {"enum": [UNKNOWN_OWNER, *map(str, Grade)]}
     cost: ClassVar[int] = 1
     written: str
+    values: tuple[str, ...]
     grades: frozenset[str]
 
     @staticmethod
@@ -199,12 +250,16 @@ class OwnerGrade(FlowCondition):
 
     @classmethod
     def build(cls, written: str, values: Sequence[str]) -> Self:
-        return cls(written, frozenset(values))
+        return cls(written, tuple(values), frozenset(values))
 
-    def test(self, _flow: FlowKey, owner: Owner, /) -> Truth:
+    def test(self, subject: Subject, /) -> Truth:
+        owner = subject.owner
         if owner.grade in self.grades:
             return True
         return not owner.candidates and UNKNOWN_OWNER in self.grades
 
-    def because(self, _flow: FlowKey, owner: Owner, /) -> str:
-        return f"owner {owner.grade}"
+    def because(self, subject: Subject, /) -> str:
+        return f"owner {subject.owner.grade}"
+
+    def seen(self, subject: Subject, /) -> str:
+        return str(subject.owner.grade)

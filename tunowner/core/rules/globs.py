@@ -26,6 +26,9 @@ _TOKEN = re.compile(
     r"(?P<folders>(?:(?<=/)|^)\*{2,}/)|(?P<any>\*{2,})|(?P<star>\*)"
     r"|\[(?P<class>!?\]?[^\]]*)\]|(?P<open>\[)|(?P<one>\?)|(?P<text>[^*?\[]+)"
 )
+_FLAT_TOKEN = re.compile(
+    r"(?P<any>\*+)|\[(?P<class>!?\]?[^\]]*)\]|(?P<open>\[)|(?P<one>\?)|(?P<text>[^*?\[]+)"
+)
 _RANGE = re.compile(r"(.)-(.)|(.)", re.DOTALL)
 _SPECIAL = frozenset("*?[")
 _GAPS = {"star": "[^/]*", "any": ".*", "folders": ".*"}
@@ -49,10 +52,13 @@ def is_literal(glob: str) -> bool:
     return _SPECIAL.isdisjoint(glob)
 
 
-def compile_glob(glob: str) -> re.Pattern[str]:
-    """Return a pattern whose `fullmatch` is the glob's; `BadValueError` E101 for a bad class."""
+def compile_glob(glob: str, *, paths: bool = True) -> re.Pattern[str]:
+    """Return a pattern whose `fullmatch` is the glob's; `BadValueError` E101 for a bad class.
+
+    Without `paths`, `/` is a character like any other: `*` is any run, `?` any character.
+    """
     pieces: list[list[_Part]] = [[]]
-    for part in _parts(glob):
+    for part in _parts(glob, paths):
         if part.crosses:
             pieces.append([])
         pieces[-1].append(part)
@@ -77,30 +83,30 @@ def _open_ended(piece: list[_Part]) -> str:
     return gap + head.body + middle + end
 
 
-def _parts(glob: str) -> Iterator[_Part]:
+def _parts(glob: str, paths: bool) -> Iterator[_Part]:  # noqa: FBT001
     gap, body = "", ""
-    for token in _TOKEN.finditer(glob):
+    for token in (_TOKEN if paths else _FLAT_TOKEN).finditer(glob):
         group = token.lastgroup or ""
         if group in _GAPS:
             yield _Part(gap, body)
             gap, body = group, _FOLDER_START if group == "folders" else ""
         else:
-            body += _single(group, token)
+            body += _single(group, token, "/" if paths else "")
     yield _Part(gap, body)
 
 
-def _single(group: str, token: re.Match[str]) -> str:
-    """Translate what is no gap."""
+def _single(group: str, token: re.Match[str], but: str) -> str:
+    """Translate what is no gap. No wildcard fits the character `but`, if there is one."""
     if group == "one":
-        return "[^/]"
+        return f"[^{but}]" if but else "."
     if group == "class":
-        return _class(token.group(group), token.start())
+        return _class(token.group(group), token.start(), but)
     if group == "open":
         raise _bad(token.start(), "the [ is never closed", "write [[] for the character itself")
     return re.escape(token.group())
 
 
-def _class(content: str, position: int) -> str:
+def _class(content: str, position: int, but: str) -> str:
     negated = content.startswith("!")
     members = content[negated:]
     if not members:
@@ -108,7 +114,9 @@ def _class(content: str, position: int) -> str:
     if members.startswith("^"):
         raise _bad(position, "a class is negated with !", f"write [!{members[1:]}]")
     inner = "".join(_member(match, position) for match in _RANGE.finditer(members))
-    return f"[^/{inner}]" if negated else f"(?!/)[{inner}]"
+    if negated:
+        return f"[^{but}{inner}]"
+    return f"(?!{but})[{inner}]" if but else f"[{inner}]"
 
 
 def _member(match: re.Match[str], position: int) -> str:

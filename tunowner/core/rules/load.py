@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tunowner.core.model import BUILTIN_ACTIONS, DIRECT
 
+from .cases import Cases
 from .findings import Findings, Place, quoted, suggestion
+from .index import Index
+from .lint import warn_of_catch_alls, warn_of_shadow, warn_of_shadows
 from .matches import Matches
-from .nodes import Scalar, read
+from .nodes import MappingNode, Scalar, read
 from .outbounds import Outbounds
+from .rules_section import Loading, RuleReader
 from .ruleset import Rule, RuleSet
 from .sets import Sets
-from .shape import RULE_NAME, Shape
+from .shape import Shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,26 +28,44 @@ if TYPE_CHECKING:
 
 VERSION = 1
 _RULES_HINT = "write - name: ... for each rule, or [] for none"
-_SECTIONS = ("defaults", "outbounds", "sets", "rules")
+_TESTS_HINT = "write - { flow: { app: /usr/bin/curl, to: '192.0.2.7:443' }, expect: a-rule }"
+_SECTIONS = ("defaults", "outbounds", "sets", "rules", "tests", "profile")
+NO_CIRCUMSTANCES = Loading()
 
 
-def load(sources: Sequence[tuple[str, str]]) -> RuleSet:
+def load(sources: Sequence[tuple[str, str]], loading: Loading = NO_CIRCUMSTANCES) -> RuleSet:
     """Load rule files, given as (file name, text) in the order in which their rules count.
 
     The names are only repeated in findings. Raises `ConfigError` with every finding of every file;
-    nothing is loaded unless everything is right. No sources give a set that leaves all direct.
+    nothing is loaded unless everything is right and every test in the files passes. No sources
+    give a set that leaves all direct.
     """
-    return _Loader(sources).load()
+    with _no_garbage():
+        return _Loader(sources, loading).load()
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Keep the collector from looking, again and again, at objects that all stay: half the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Loader:
     """One load. Sections are read kind by kind, since rules may use what a later file defines."""
 
-    def __init__(self, sources: Sequence[tuple[str, str]]) -> None:
-        self.findings = Findings()
+    def __init__(self, sources: Sequence[tuple[str, str]], loading: Loading) -> None:
+        self.loading = loading
+        self.findings = Findings([text for _, text in sources])
         self.shape = Shape(self.findings)
         self.outbounds = Outbounds(self.shape)
         self.sets = Sets(self.shape)
+        self.cases = Cases(self.shape)
         self.defaults: dict[str, str] = {}
         self.defaults_at: Place | None = None
         self.files = [self._file(*source, order) for order, source in enumerate(sources)]
@@ -55,15 +79,33 @@ class _Loader:
         for node in self._sections("defaults"):
             self._read_defaults(node)
         rules = self._rules()
-        self._warn(rules)
+        self._read_cases(rules)
+        index = Index(rules)
+        self._warn(rules, index)
         self.findings.raise_errors()
-        return RuleSet(
-            tuple(rules),
-            MappingProxyType(self.outbounds.defined),
-            self.defaults.get("when_unknown", DIRECT),
-            self.defaults.get("action", DIRECT),
-            self.findings.all(),
+        return self._tested(
+            RuleSet(
+                tuple(rules),
+                index,
+                MappingProxyType(self.outbounds.defined),
+                self.defaults.get("when_unknown", DIRECT),
+                self.defaults.get("action", DIRECT),
+                self.findings.all(),
+                self.cases.found,
+            )
         )
+
+    def _tested(self, rules: RuleSet) -> RuleSet:
+        self.cases.run(rules)
+        self.findings.raise_errors()
+        return rules
+
+    def _read_cases(self, rules: list[Rule]) -> None:
+        for section in self._sections("tests"):
+            for node in self.shape.items(section, _TESTS_HINT):
+                action = node.entries.get("action") if isinstance(node, MappingNode) else None
+                self.cases.read(node, self._action(action[1]) if action else None)
+        self.cases.check_names(tuple(rule.name for rule in rules))
 
     def _file(self, file: str, text: str, order: int) -> dict[str, Node]:
         root = read(text, file, order, self.findings)
@@ -105,34 +147,17 @@ class _Loader:
 
     def _rules(self) -> list[Rule]:
         matches = Matches(self.shape, self.sets)
-        first: dict[str, Place] = {}
-        nodes = (
-            node
-            for section in self._sections("rules")
-            for node in self.shape.items(section, _RULES_HINT)
-        )
-        rules = (self._rule(node, matches, first) for node in nodes)
-        return [rule for rule in rules if rule]
-
-    def _rule(self, node: Node, matches: Matches, first: dict[str, Place]) -> Rule | None:
-        mapping = self.shape.mapping(node, "write name:, match: and action:")
-        if mapping is None:
-            return None
-        fields = self.shape.fields(mapping, "a rule", ("name", "match", "action"), ())
-        name = self.shape.name(fields.get("name"), RULE_NAME)
-        if name is not None:
-            self._check_unique(name, fields["name"].place, first)
-        match = matches.compile(fields["match"]) if "match" in fields else None
-        action = self._action(fields.get("action"))
-        if name is None or match is None or action is None:
-            return None
-        return Rule(name, match, action, node.place)
-
-    def _check_unique(self, name: str, place: Place, first: dict[str, Place]) -> None:
-        if name in first:
-            message = f"rule {quoted(name)} is here twice"
-            self.findings.add(place, "E205", message, f"the first is at {first[name]}")
-        first.setdefault(name, place)
+        reader = RuleReader(self.shape, matches, self._action, self.loading)
+        rules: list[Rule] = []
+        for fields in self.files:
+            profile = (
+                matches.condition("profile", fields["profile"]) if "profile" in fields else None
+            )
+            if "rules" in fields:
+                nodes = self.shape.items(fields["rules"], _RULES_HINT)
+                read = (reader.read(node, profile) for node in nodes)
+                rules += [rule for rule in read if rule]
+        return rules
 
     def _action(self, node: Node | None) -> str | None:
         scalar = self.shape.text(node)
@@ -147,14 +172,16 @@ class _Loader:
         )
         return None
 
-    def _warn(self, rules: list[Rule]) -> None:
-        catch_all = next((rule for rule in rules if rule.matches_everything), None)
-        if catch_all is None:
-            return
-        name = f"rule {quoted(catch_all.name)} ({catch_all.place})"
-        for rule in rules[rules.index(catch_all) + 1 :]:
-            message = f"rule {quoted(rule.name)} can never match"
-            self.findings.add(rule.place, "W101", message, f"{name} before it matches every flow")
-        if "when_unknown" in self.defaults and self.defaults_at:
-            hint = f"{name} matches every flow"
+    def _warn(self, rules: list[Rule], index: Index) -> None:
+        """Warn of what is hardly meant; of what hangs on values, only if they all are right."""
+        catch_all = next((it for it in rules if it.matches_everything and it.decides), None)
+        reached = rules.index(catch_all) + 1 if catch_all else len(rules)
+        for rule in rules[reached:]:
+            assert catch_all is not None
+            warn_of_shadow(rule, catch_all, self.findings)
+        if not self.findings.has_errors:
+            warn_of_shadows(rules[:reached], index, self.findings)
+            warn_of_catch_alls(rules, self.findings)
+        if catch_all and "when_unknown" in self.defaults and self.defaults_at:
+            hint = f"rule {quoted(catch_all.name)} ({catch_all.place}) matches every flow"
             self.findings.add(self.defaults_at, "W102", "when_unknown can never apply", hint)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tunowner.core.model import FlowKey, Owner
+    from .subject import Subject
 
 Truth = bool | None
 UNKNOWN: Final = None
@@ -51,40 +51,75 @@ def negated(truth: Truth) -> Truth:
     return UNKNOWN if truth is UNKNOWN else not truth
 
 
+class Tally(NamedTuple):
+    """How near a match is: how many of the conditions that must hold do, and which do not."""
+
+    holding: int
+    failing: tuple[str, ...]
+
+    @classmethod
+    def total(cls, tallies: Iterable[Tally]) -> Tally:
+        counted = list(tallies)
+        failing = (name for tally in counted for name in tally.failing)
+        return cls(sum(tally.holding for tally in counted), tuple(failing))
+
+
 class Matcher(ABC):
     """One node of a compiled `match`: immutable, without I/O, safe to share.
 
-    `str()` gives it as the rule file says it.
+    `str()` gives it as the rule file says it. `because`, `despite` and `lacks` put an answer of
+    `test` in words, True, False and UNKNOWN respectively; each is only asked after that answer.
     """
 
     __slots__ = ()
-    cost: ClassVar[int]
-    """Rough price of a test; where order does not matter the cheap are asked first."""
+
+    @property
+    @abstractmethod
+    def price(self) -> int:
+        """What a test costs, roughly; where order does not matter the cheap are asked first."""
 
     @abstractmethod
-    def test(self, flow: FlowKey, owner: Owner, /) -> Truth:
+    def test(self, subject: Subject, /) -> Truth:
         """Tell whether the flow matches."""
 
     @abstractmethod
-    def because(self, flow: FlowKey, owner: Owner, /) -> str:
-        """Say why, in one line. Only asked where `test` was True."""
+    def because(self, subject: Subject, /) -> str:
+        """Say why it does, in one line."""
 
-    def lacks(self, _flow: FlowKey, _owner: Owner, /) -> str:
-        """Name the condition that is unknown. Only asked where `test` was UNKNOWN."""
+    @abstractmethod
+    def despite(self, subject: Subject, /) -> str:
+        """Say what keeps it from matching, in one line."""
+
+    def lacks(self, _subject: Subject, /) -> str:
+        """Name the condition that is unknown."""
         raise AssertionError(f"{self} is never unknown")
+
+    def tally(self, subject: Subject, /) -> Tally:
+        """Count the conditions that must all hold."""
+        return tally_of(self.test(subject), str(self))
+
+
+def tally_of(truth: Truth, name: str) -> Tally:
+    """Return the tally of a single condition."""
+    return Tally(1, ()) if truth else Tally(0, (name,))
 
 
 @dataclass(frozen=True, slots=True)
 class Anything(Matcher):
     """`match: any`."""
 
-    cost: ClassVar[int] = 0
+    @property
+    def price(self) -> int:
+        return 0
 
-    def test(self, _flow: FlowKey, _owner: Owner, /) -> Truth:
+    def test(self, _subject: Subject, /) -> Truth:
         return True
 
-    def because(self, _flow: FlowKey, _owner: Owner, /) -> str:
+    def because(self, _subject: Subject, /) -> str:
         return "any flow"
+
+    def despite(self, _subject: Subject, /) -> str:
+        raise AssertionError("every flow matches")
 
     def __str__(self) -> str:
         return "any"
@@ -94,9 +129,9 @@ class Anything(Matcher):
 class All(Matcher):
     """And. `parts` as written, for people; `ordered` by cost, for speed."""
 
-    cost: ClassVar[int] = 8
     parts: tuple[Matcher, ...]
     ordered: tuple[Matcher, ...]
+    price: int
 
     @classmethod
     def of(cls, parts: Iterable[Matcher]) -> Matcher:
@@ -104,24 +139,31 @@ class All(Matcher):
         written = tuple(parts)
         if len(written) == 1:
             return written[0]
-        return cls(written, tuple(sorted(written, key=lambda part: part.cost)))
+        price = 1 + sum(part.price for part in written)
+        return cls(written, tuple(sorted(written, key=lambda part: part.price)), price)
 
-    def test(self, flow: FlowKey, owner: Owner, /) -> Truth:
+    def test(self, subject: Subject, /) -> Truth:
         # Written out rather than `every(generator)`: half the time, on the path of each new flow.
         result: Truth = True
         for part in self.ordered:
-            truth = part.test(flow, owner)
+            truth = part.test(subject)
             if truth is False:
                 return False
             if truth is UNKNOWN:
                 result = UNKNOWN
         return result
 
-    def because(self, flow: FlowKey, owner: Owner, /) -> str:
-        return "; ".join(part.because(flow, owner) for part in self.parts)
+    def because(self, subject: Subject, /) -> str:
+        return "; ".join(part.because(subject) for part in self.parts)
 
-    def lacks(self, flow: FlowKey, owner: Owner, /) -> str:
-        return _first_unknown(self.parts, flow, owner).lacks(flow, owner)
+    def despite(self, subject: Subject, /) -> str:
+        return _first(self.parts, subject, False).despite(subject)
+
+    def lacks(self, subject: Subject, /) -> str:
+        return _first(self.parts, subject, UNKNOWN).lacks(subject)
+
+    def tally(self, subject: Subject, /) -> Tally:
+        return Tally.total(part.tally(subject) for part in self.parts)
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.parts))
@@ -131,18 +173,26 @@ class All(Matcher):
 class Any(Matcher):
     """Or."""
 
-    cost: ClassVar[int] = 8
     parts: tuple[Matcher, ...]
+    price: int
 
-    def test(self, flow: FlowKey, owner: Owner, /) -> Truth:
-        return some(part.test(flow, owner) for part in self.parts)
+    @classmethod
+    def of(cls, parts: Iterable[Matcher]) -> Matcher:
+        """Return the disjunction of at least one part."""
+        written = tuple(parts)
+        return cls(written, 1 + sum(part.price for part in written))
 
-    def because(self, flow: FlowKey, owner: Owner, /) -> str:
-        part = next(part for part in self.parts if part.test(flow, owner))
-        return part.because(flow, owner)
+    def test(self, subject: Subject, /) -> Truth:
+        return some(part.test(subject) for part in self.parts)
 
-    def lacks(self, flow: FlowKey, owner: Owner, /) -> str:
-        return _first_unknown(self.parts, flow, owner).lacks(flow, owner)
+    def because(self, subject: Subject, /) -> str:
+        return _first(self.parts, subject, True).because(subject)
+
+    def despite(self, subject: Subject, /) -> str:
+        return "none of: " + ", ".join(part.despite(subject) for part in self.parts)
+
+    def lacks(self, subject: Subject, /) -> str:
+        return _first(self.parts, subject, UNKNOWN).lacks(subject)
 
     def __str__(self) -> str:
         return "any of (" + " | ".join(map(str, self.parts)) + ")"
@@ -152,21 +202,28 @@ class Any(Matcher):
 class Not(Matcher):
     """Negation; unknown stays unknown."""
 
-    cost: ClassVar[int] = 8
     part: Matcher
+    price: int
 
-    def test(self, flow: FlowKey, owner: Owner, /) -> Truth:
-        return negated(self.part.test(flow, owner))
+    @classmethod
+    def of(cls, part: Matcher) -> Matcher:
+        return cls(part, 1 + part.price)
 
-    def because(self, _flow: FlowKey, _owner: Owner, /) -> str:
+    def test(self, subject: Subject, /) -> Truth:
+        return negated(self.part.test(subject))
+
+    def because(self, _subject: Subject, /) -> str:
         return f"not ({self.part})"
 
-    def lacks(self, flow: FlowKey, owner: Owner, /) -> str:
-        return self.part.lacks(flow, owner)
+    def despite(self, subject: Subject, /) -> str:
+        return f"not: {self.part.because(subject)}"
+
+    def lacks(self, subject: Subject, /) -> str:
+        return self.part.lacks(subject)
 
     def __str__(self) -> str:
         return f"not ({self.part})"
 
 
-def _first_unknown(parts: tuple[Matcher, ...], flow: FlowKey, owner: Owner) -> Matcher:
-    return next(part for part in parts if part.test(flow, owner) is UNKNOWN)
+def _first(parts: tuple[Matcher, ...], subject: Subject, truth: Truth) -> Matcher:
+    return next(part for part in parts if part.test(subject) is truth)

@@ -9,9 +9,8 @@ since no rule takes one.
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
@@ -36,7 +35,8 @@ _UNPRINTABLE = re.compile(
 # YAML 1.2 section 10.3.2. The lengths stay below int()'s own limit of 4300 digits.
 _DECIMAL = re.compile(r"[-+]?[0-9]{1,20}")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]{1,16}")
-_CONTROLS = frozenset(("Cc", "Zl", "Zp"))  # control characters and the separators of lines
+# Control characters and the separators of lines: the Unicode categories Cc, Zl and Zp.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CONSTANTS = dict.fromkeys(("", "~", "null", "Null", "NULL"))
 _BOOLEANS = {
     "true": True,
@@ -48,8 +48,7 @@ _BOOLEANS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar:
+class Scalar(NamedTuple):
     """One value: `text` as written (escapes resolved) and `value` as YAML understands it."""
 
     place: Place
@@ -160,13 +159,13 @@ class _Builder:
 
     def _place(self, mark: yaml.Mark | _CMark | None) -> Place:
         assert mark is not None  # the parser marks every event
-        return self._start._replace(line=mark.line + 1, column=mark.column + 1)
+        return Place(self._start.order, self._start.file, mark.line + 1, mark.column + 1)
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
         place = self._place(event.start_mark)
         if isinstance(event, yaml.AliasEvent):
             return self._refuse(place, "E004", f"alias {quoted(f'*{event.anchor}')}")
-        assert isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
+        assert isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent))
         if depth > MAX_DEPTH:
             bad = BadValueError("E006", f"nested deeper than {MAX_DEPTH} levels", "write it flat")
             raise _UnreadableError(place, bad)
@@ -216,9 +215,9 @@ class _Builder:
 
     def _scalar(self, event: yaml.ScalarEvent, place: Place) -> Scalar | Refused:
         text = event.value
-        control = next((char for char in text if unicodedata.category(char) in _CONTROLS), None)
+        control = _CONTROL.search(text)
         if control is not None:
-            message = f"control character U+{ord(control):04X} in text"
+            message = f"control character U+{ord(control.group()):04X} in text"
             self._findings.add(place, "E008", message, "write it on one line, without escapes")
             return Refused(place)
         plain = event.style is None or event.style == ""

@@ -1,149 +1,27 @@
-"""Conditions on the process that owns a flow, and how several holders of one socket are judged."""
+"""Conditions on the process that owns a flow: its program, its user, its number."""
 
 from __future__ import annotations
 
-import re
-import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
-
-from tunowner.core.model import FlowKey, Grade, Owner, Process
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from .condition import ProcessCondition
 from .findings import BadValueError, quoted, shown
-from .globs import compile_glob, is_literal
-from .logic import UNKNOWN, Matcher, Truth, agreed, every, some
-from .shape import expect_int, expect_text, wrong_type
+from .logic import UNKNOWN, Truth
+from .moving import doubt_about
+from .patterns import Pattern, file_pattern, path_pattern, pattern_text, with_slashes
+from .shape import expect_int, wrong_type
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
+
+    from tunowner.core.model import Process
 
     from .nodes import Scalar
+    from .subject import Subject
 
-_SURE = frozenset((Grade.EXACT, Grade.WILDCARD))
-_ABSOLUTE = re.compile(r"/|[A-Za-z]:/|\*\*")
-_REGEX_PREFIX = "re:"
 _MAX_ID = 0xFFFF_FFFF
 """uid_t is 32 bits; pids are at most 2**22 (proc(5), pid_max), so this bounds both."""
-
-
-@dataclass(frozen=True, slots=True)
-class Holders(Matcher):
-    """The process conditions of one mapping: one and the same holder must fit them all.
-
-    Several processes may hold one socket. If the owner is sure, any of them may match; if they are
-    only candidates, they must all agree. Without candidates the socket's own facts count.
-    """
-
-    cost: ClassVar[int] = 5
-    parts: tuple[ProcessCondition, ...]
-    ordered: tuple[ProcessCondition, ...]
-
-    @classmethod
-    def of(cls, parts: Iterable[ProcessCondition]) -> Self:
-        written = tuple(parts)
-        return cls(written, tuple(sorted(written, key=lambda part: part.cost)))
-
-    def test(self, _flow: FlowKey, owner: Owner, /) -> Truth:
-        if not owner.candidates:
-            return every(part.without_process(owner) for part in self.ordered)
-        if len(owner.candidates) == 1:
-            return self._fits(owner.candidates[0])
-        truths = (self._fits(process) for process in owner.candidates)
-        return some(truths) if owner.grade in _SURE else agreed(truths)
-
-    def _fits(self, process: Process) -> Truth:
-        # Written out rather than `every(generator)`: half the time, on the path of each new flow.
-        result: Truth = True
-        for part in self.ordered:
-            truth = part.test(process)
-            if truth is False:
-                return False
-            if truth is UNKNOWN:
-                result = UNKNOWN
-        return result
-
-    def because(self, _flow: FlowKey, owner: Owner, /) -> str:
-        for process in owner.candidates:
-            if self._fits(process):
-                return "; ".join(part.because(process) for part in self.parts)
-        return str(self)
-
-    def lacks(self, _flow: FlowKey, owner: Owner, /) -> str:
-        """Name what is unknown, or all of it where the holders merely disagree."""
-        if not owner.candidates:
-            missing = [part.key for part in self.parts if part.without_process(owner) is UNKNOWN]
-        else:
-            missing = [part.key for part in self.parts if self._unclear(part, owner)]
-        return missing[0] if missing else self.parts[0].key
-
-    @staticmethod
-    def _unclear(part: ProcessCondition, owner: Owner) -> bool:
-        return agreed(part.test(process) for process in owner.candidates) is UNKNOWN
-
-    def __str__(self) -> str:
-        return "; ".join(map(str, self.parts))
-
-
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """One pattern for an executable. `regex` is None for a literal, which is compared whole."""
-
-    text: str
-    on_name: bool
-    regex: re.Pattern[str] | None
-    anywhere: bool = False
-
-    @classmethod
-    def glob(cls, text: str, *, on_name: bool) -> Pattern:
-        return cls(text, on_name, None if is_literal(text) else compile_glob(text))
-
-    @classmethod
-    def expression(cls, text: str) -> Pattern:
-        """Take `re:...`, searched anywhere in the path."""
-        source = text.removeprefix(_REGEX_PREFIX)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # re warns about what it will read otherwise one day
-                return cls(text, False, re.compile(source), anywhere=True)
-        except (re.error, OverflowError, RecursionError, Warning) as error:
-            raise BadValueError("E102", f"regex does not compile: {error}") from None
-
-    def fits(self, subject: str) -> bool:
-        if self.regex is None:
-            return subject == self.text
-        match = self.regex.search if self.anywhere else self.regex.fullmatch
-        return match(subject) is not None
-
-
-def _path_pattern(text: str) -> Pattern:
-    """Take an absolute glob; a folder (`/` at the end) stands for all below it."""
-    if not _ABSOLUTE.match(text):
-        message = f"path {quoted(text)} is not absolute"
-        raise BadValueError(
-            "E110", message, f"start it with / or **/, as in {quoted('**/' + text)}"
-        )
-    return Pattern.glob(text + "**" if text.endswith("/") else text, on_name=False)
-
-
-def _app_pattern(text: str) -> Pattern:
-    if text.startswith(_REGEX_PREFIX):
-        return Pattern.expression(text)
-    if "/" in text:
-        return _path_pattern(text)
-    return Pattern.glob(text, on_name=True)
-
-
-def _pattern_text(node: Scalar) -> str:
-    text = expect_text(node)
-    if not text:
-        raise BadValueError("E101", "the pattern is empty", "write a name, a path or a pattern")
-    return text
-
-
-def _with_slashes(path: str) -> str:
-    """Patterns are written with `/`; only a Windows path starts with anything else."""
-    return path if path.startswith("/") else path.replace("\\", "/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,23 +30,31 @@ class _Executable(ProcessCondition):
 
     cost: ClassVar[int] = 3
     written: str
+    values: tuple[Pattern, ...]
     literals: frozenset[str]
     """Names and whole paths: no name holds a `/` and every path does, so they cannot be confused."""
     patterns: tuple[Pattern, ...]
 
     @classmethod
+    def doubt(cls, text: str) -> BadValueError | None:
+        """Warn of paths that will move."""
+        return doubt_about(text)
+
+    @classmethod
     def build(cls, written: str, values: Sequence[Pattern]) -> Self:
         literals = frozenset(value.text for value in values if value.regex is None)
-        return cls(written, literals, tuple(value for value in values if value.regex))
+        return cls(
+            written, tuple(values), literals, tuple(value for value in values if value.regex)
+        )
 
-    def test(self, process: Process) -> Truth:
+    def test(self, process: Process, _subject: Subject, /) -> Truth:
         if process.path is None:
             return UNKNOWN
         return self._fitting(process.path) is not None
 
     def _fitting(self, raw_path: str) -> str | None:
         """Return the text of a pattern that fits."""
-        path = _with_slashes(raw_path)
+        path = with_slashes(raw_path)
         name = path.rpartition("/")[2]
         for literal in (name, path):
             if literal in self.literals:
@@ -178,10 +64,13 @@ class _Executable(ProcessCondition):
                 return pattern.text
         return None
 
-    def because(self, process: Process) -> str:
+    def because(self, process: Process, _subject: Subject, /) -> str:
         path = process.path or ""
         pattern = self._fitting(path) or ""
         return f"{self.key} {quoted(pattern)} is {shown(path)}"
+
+    def seen(self, process: Process, _subject: Subject, /) -> str:
+        return shown(process.path or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +78,11 @@ class App(_Executable):
     """`app:` a name, a path, a folder (`/` at the end) or `re:` and a regular expression."""
 
     key: ClassVar[str] = "app"
+    value: ClassVar[Mapping[str, Any]] = {"type": "string", "minLength": 1}
 
     @staticmethod
     def parse(node: Scalar) -> Pattern:
-        return _app_pattern(_pattern_text(node))
+        return file_pattern(pattern_text(node))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +90,11 @@ class Path(_Executable):
     """`path:` a glob for the whole path of the executable."""
 
     key: ClassVar[str] = "path"
+    value: ClassVar[Mapping[str, Any]] = {"type": "string", "minLength": 1}
 
     @staticmethod
     def parse(node: Scalar) -> Pattern:
-        return _path_pattern(_pattern_text(node))
+        return path_pattern(pattern_text(node))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +102,10 @@ class Pid(ProcessCondition):
     """`pid:` a process number. It is reused after the process ends, so it suits short tests."""
 
     key: ClassVar[str] = "pid"
+    value: ClassVar[Mapping[str, Any]] = {"type": "integer", "minimum": 1, "maximum": _MAX_ID}
     cost: ClassVar[int] = 1
     written: str
+    values: tuple[int, ...]
     pids: frozenset[int]
 
     @staticmethod
@@ -224,13 +117,16 @@ class Pid(ProcessCondition):
 
     @classmethod
     def build(cls, written: str, values: Sequence[int]) -> Self:
-        return cls(written, frozenset(values))
+        return cls(written, tuple(values), frozenset(values))
 
-    def test(self, process: Process) -> Truth:
-        return process.pid in self.pids
+    def test(self, process: Process, _subject: Subject, /) -> Truth:
+        return process.pid in self.pids if process.pid else UNKNOWN
 
-    def because(self, process: Process) -> str:
+    def because(self, process: Process, _subject: Subject, /) -> str:
         return f"pid {process.pid}"
+
+    def seen(self, process: Process, _subject: Subject, /) -> str:
+        return str(process.pid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +134,15 @@ class User(ProcessCondition):
     """`user:` a name or a uid; of the process, or of the socket where no process is known."""
 
     key: ClassVar[str] = "user"
+    value: ClassVar[Mapping[str, Any]] = {
+        "anyOf": [
+            {"type": "integer", "minimum": 0, "maximum": _MAX_ID},
+            {"type": "string", "minLength": 1},
+        ]
+    }
     cost: ClassVar[int] = 2
     written: str
+    values: tuple[int | str, ...]
     uids: frozenset[int]
     names: frozenset[str]
 
@@ -258,13 +161,21 @@ class User(ProcessCondition):
     @classmethod
     def build(cls, written: str, values: Sequence[int | str]) -> Self:
         uids = frozenset(value for value in values if isinstance(value, int))
-        return cls(written, uids, frozenset(value for value in values if isinstance(value, str)))
+        return cls(
+            written,
+            tuple(values),
+            uids,
+            frozenset(value for value in values if isinstance(value, str)),
+        )
 
-    def test(self, process: Process) -> Truth:
+    def test(self, process: Process, _subject: Subject, /) -> Truth:
         return self._test(process.uid, process.user)
 
-    def without_process(self, owner: Owner) -> Truth:
-        return self._test(owner.uid, owner.user)
+    def without_process(self, subject: Subject, /) -> Truth:
+        return self._test(subject.owner.uid, subject.owner.user)
+
+    def seen_without_process(self, subject: Subject, /) -> str:
+        return shown(subject.owner.user or str(subject.owner.uid))
 
     def _test(self, uid: int | None, name: str | None) -> Truth:
         if uid in self.uids or name in self.names:
@@ -272,5 +183,8 @@ class User(ProcessCondition):
         unclear = (self.uids and uid is None) or (self.names and name is None)
         return UNKNOWN if unclear else False
 
-    def because(self, process: Process) -> str:
-        return f"user {shown(process.user or str(process.uid))}"
+    def because(self, process: Process, subject: Subject, /) -> str:
+        return f"user {self.seen(process, subject)}"
+
+    def seen(self, process: Process, _subject: Subject, /) -> str:
+        return shown(process.user or str(process.uid))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .nodes import Node
     from .shape import Shape
 
+INCLUDE = "include"
+"""The key in a set that takes all that other sets hold."""
 SHOWN_VALUES = 3
 """Values that the text of a condition repeats."""
 
@@ -47,6 +49,9 @@ def read_values(condition: type[Condition], node: Node, shape: Shape) -> Values:
             values.append(condition.parse(scalar))
         except BadValueError as bad:
             shape.findings.add_bad(scalar.place, bad)
+        else:
+            if doubt := condition.doubt(scalar.text):
+                shape.findings.add_bad(scalar.place, doubt)
     return Values(_written(scalars), tuple(values), references)
 
 
@@ -85,32 +90,55 @@ class Sets:
             return
         if not content.entries:
             self._shape.findings.add(node.place, "E014", f"set {quoted(name.text)} is empty")
-        for key, value in self._shape.fields(content, "a set", (), tuple(CONDITIONS)).items():
-            self._slots[name.text, key] = read_values(CONDITIONS[key], value, self._shape)
+        keys = (*CONDITIONS, INCLUDE)
+        for key, value in self._shape.fields(content, "a set", (), keys).items():
+            if key == INCLUDE:
+                self._slots[name.text, key] = self._included(value)
+            else:
+                self._slots[name.text, key] = read_values(CONDITIONS[key], value, self._shape)
+
+    def _included(self, node: Node) -> Values:
+        """Read the names of sets; with or without `$`, since nothing else can stand there."""
+        items = node.items if isinstance(node, ListNode) else (node,)
+        scalars = (self._shape.text(item) for item in items)
+        references = (
+            Scalar(it.place, f"${it.text.removeprefix('$')}", it.value) for it in scalars if it
+        )
+        return Values("", (), tuple(references))
 
     def check(self) -> None:
         """Look for sets that refer to what is not there, or to themselves."""
         reported: set[_Slot] = set()
-        for slot, values in self._slots.items():
-            self.check_references(slot[1], values)
+        included: set[frozenset[str]] = set()
+        for slot in sorted(self._slots, key=lambda slot: slot[1] != INCLUDE):
+            self.check_references(slot[1], self._slots[slot])
             cycle = self._way_back(slot)
-            if cycle and slot not in reported:
-                reported.update(cycle)
-                self._report_cycle(values, [name for name, _ in (*cycle, slot)])
+            names = frozenset(name for name, _ in cycle)
+            if not cycle or slot in reported or names in included:
+                continue
+            reported.update(cycle)
+            if slot[1] == INCLUDE:
+                included.add(names)
+            self._report_cycle(slot, [name for name, _ in (*cycle, slot)])
 
-    def _report_cycle(self, values: Values, names: list[str]) -> None:
-        place = next(ref.place for ref in values.references if ref.text[1:] == names[1])
+    def _report_cycle(self, slot: _Slot, names: list[str]) -> None:
+        references = (*self._own(slot), *self._own((slot[0], INCLUDE)))
+        place = next(ref.place for ref in references if ref.text[1:] == names[1])
         message = "sets hold each other: " + " -> ".join(f"${name}" for name in names)
         self._shape.findings.add(place, "E203", message, "take one of the references out")
+
+    def _own(self, slot: _Slot) -> tuple[Scalar, ...]:
+        return self._slots[slot].references if slot in self._slots else ()
 
     def check_references(self, key: str, values: Values) -> None:
         """Report references under the condition `key` that lead nowhere."""
         for reference in values.references:
             name = reference.text[1:]
-            if (name, key) in self._slots:
+            if any(self._reachable([(name, key)])) or (key == INCLUDE and name in self._places):
                 continue
             if name in self._places:
-                held = ", ".join(held for owner, held in self._slots if owner == name) or "nothing"
+                keys = [held for owner, held in self._slots if owner == name and held != INCLUDE]
+                held = ", ".join(keys) or "nothing"
                 message = f"set {quoted(name)} holds no {key}"
                 self._shape.findings.add_missing(
                     reference.place, "E204", message, f"it holds {held}"
@@ -135,14 +163,18 @@ class Sets:
         seen: set[_Slot] = set()
         while waiting:
             slot = waiting.popleft()
-            if slot in seen or slot not in self._slots:
+            if slot in seen:
                 continue
             seen.add(slot)
-            yield slot
+            if slot in self._slots:
+                yield slot
             waiting.extend(self._next(slot))
 
     def _next(self, slot: _Slot) -> list[_Slot]:
-        return [(reference.text[1:], slot[1]) for reference in self._slots[slot].references]
+        """Return where the values of a slot also come from: sets it names, and those included."""
+        name, key = slot
+        included = self._own((name, INCLUDE)) if key != INCLUDE else ()
+        return [(reference.text[1:], key) for reference in (*self._own(slot), *included)]
 
     def _way_back(self, start: _Slot) -> list[_Slot]:
         """Return the shortest way from a slot to itself, the start first; empty if there is none."""
@@ -150,7 +182,7 @@ class Sets:
         waiting = deque([start])
         while waiting:
             slot = waiting.popleft()
-            for target in self._next(slot) if slot in self._slots else ():
+            for target in self._next(slot):
                 if target == start:
                     return _trace(came_from, start, slot)
                 if target not in came_from:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .context_conditions import Host, Interface, Profile
+from .detail_conditions import Cgroup, CommandLine, Container, Package, ScriptFile, Service, Sha256
 from .flow_conditions import Ip, OwnerGrade, Port, Protocol
 from .process_conditions import App, Path, Pid, User
+from .relatives import Ancestor, Parent
 
 if TYPE_CHECKING:
     from .condition import FlowCondition, ProcessCondition
 
 CONDITIONS: dict[str, type[FlowCondition | ProcessCondition]] = {
-    condition.key: condition for condition in (App, Path, Ip, Port, Protocol, User, Pid, OwnerGrade)
+    condition.key: condition
+    for condition in (
+        *(App, Path, CommandLine, ScriptFile, Parent, Ancestor, Package, Service, Cgroup),
+        *(Container, Sha256, User, Pid),
+        *(Ip, Port, Protocol, Host, Interface, OwnerGrade, Profile),
+    )
 }

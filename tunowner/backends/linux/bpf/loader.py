@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunowner.backends.linux.bpf import libbpf
+from tunowner.backends.linux.bpf.closings import Closings
 from tunowner.backends.linux.bpf.programs import Programs
 from tunowner.backends.linux.bpf.records import (
+    DEPARTURE,
     ENTRY,
     FLOW,
     NANOSECONDS,
     RECORD,
+    departure_key,
     flow_key,
     parse_entry,
     parse_record,
@@ -45,6 +48,10 @@ _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 _SO_NETNS_COOKIE = 71
 """<asm-generic/socket.h>, Linux 5.14."""
 _LOG_SIZE = 1 << 16
+_UNUSED = 64
+"""Entries of a map that is not used; one has to have some."""
+_ON_DEVICE = b"leaves"
+"""The program that is attached to a network device; all others are to the cgroup."""
 
 
 def cgroup_root() -> Path:
@@ -57,26 +64,20 @@ def cgroup_root() -> Path:
     raise BackendError("cgroup v2 is not mounted", where="eBPF", hint=hint)
 
 
-def open_map(cgroup: str | None) -> OwnerMap | None:
-    """Attach to a cgroup, or to the whole machine; there it is done without where it is refused.
-
-    It is done without on a kernel without BTF, too: a note without start and exec id can be taken for
-    a program that came later (two scenarios of tests/accuracy), where /proc is never wrong.
-    """
+def open_map(cgroup: str | None, interface: int = 0) -> OwnerMap | None:
+    """Attach to a cgroup, or to the whole machine; there it is done without where it is refused."""
     if cgroup is not None:
-        return OwnerMap(Path(cgroup))
+        return OwnerMap(Path(cgroup), interface=interface)
     with suppress(TunOwnerError, OSError):
-        found = OwnerMap()
-        if found.reads_tasks:
-            return found
-        found.close()
+        return OwnerMap(interface=interface)
     return None
 
 
 class OwnerMap:
     """The program, attached to `cgroup` (the root of the hierarchy when None).
 
-    `sockets` is how many it remembers; the one used longest ago goes first. `reads_tasks` is
+    `interface` is the index of a device of ours that packets are read from, 0 where there is none:
+    then it is noted which socket they come from. `sockets` is how many it remembers; the one used longest ago goes first. `reads_tasks` is
     whether the kernel's BTF is used; None tries, and does without where that fails. Without
     `attach` the kernel is only asked whether it would take the program. Raises PrivilegeError or BackendError with nothing left behind.
     """
@@ -87,10 +88,12 @@ class OwnerMap:
         *,
         sockets: int | None = None,
         reads_tasks: bool | None = None,
+        interface: int = 0,
         attach: bool = True,
     ) -> None:
         self.reads_tasks = BTF.exists() if reads_tasks is None else reads_tasks
-        self.sockets_fd = self.flows_fd = -1
+        self.sockets_fd = self.flows_fd = self.departures_fd = -1
+        self._interface = interface if attach else 0
         self.clock = BootClock()
         self._programs = Programs(self.clock)
         self.library = libbpf.open_library()
@@ -102,6 +105,8 @@ class OwnerMap:
                 directory = cgroup or cgroup_root()
                 if attach:
                     self._attach(directory)
+                if self._interface:
+                    self._attach_to_device(self._interface)
             except BaseException:
                 self.close()
                 raise
@@ -114,13 +119,24 @@ class OwnerMap:
 
     def close(self) -> None:
         """Detach, forget. Safe to call twice."""
-        self.sockets_fd = self.flows_fd = -1
+        self.sockets_fd = self.flows_fd = self.departures_fd = -1
         self._undo.close()
         self._programs.clear()
 
     def witness(self) -> Witness:
         """Return what answers from the maps, for one thread."""
         return Witness(Reader(self), self._programs)
+
+    def closings(self, *, tcp: bool) -> Closings | None:
+        """Tell of sockets of this network namespace that close; None where that cannot be had."""
+        netns = _network_namespace()
+        with suppress(OSError):
+            return Closings(self, netns, tcp=tcp) if netns else None
+        return None
+
+    def fd(self, name: bytes) -> int:
+        """Return the descriptor of a map, which lives as long as this does."""
+        return int(self.library.bpf_map__fd(self._map(name)))
 
     def _open(self, sockets: int | None, *, may_do_without: bool) -> None:
         try:
@@ -146,19 +162,26 @@ class OwnerMap:
         self._undo.callback(self.library.bpf_object__close, made)
         self._configure(sockets)
         _try("load", lambda: self.library.bpf_object__load(made), log)
-        self.sockets_fd = self.library.bpf_map__fd(self._map(b"sockets"))
-        self.flows_fd = self.library.bpf_map__fd(self._map(b"flows"))
+        self.sockets_fd = self.fd(b"sockets")
+        self.flows_fd = self.fd(b"flows")
 
     def _configure(self, sockets: int | None) -> None:
         flag = ctypes.c_uint32(self.reads_tasks)
         constants = self._map(b".rodata")
         libbpf.check(self.library.bpf_map__set_initial_value(constants, ctypes.byref(flag), 4))
+        self.library.bpf_program__set_autoload(self._on_device(), bool(self._interface))
+        if not self._interface:
+            libbpf.check(self.library.bpf_map__set_max_entries(self._map(b"departures"), _UNUSED))
         if sockets is not None:
             for name in (b"sockets", b"flows"):
                 libbpf.check(self.library.bpf_map__set_max_entries(self._map(name), sockets))
 
     def _map(self, name: bytes) -> int:
         return libbpf.check(self.library.bpf_object__find_map_by_name(self._object, name))
+
+    def _on_device(self) -> int:
+        name = _ON_DEVICE
+        return libbpf.check(self.library.bpf_object__find_program_by_name(self._object, name))
 
     def _attach(self, cgroup: Path) -> None:
         try:
@@ -170,7 +193,8 @@ class OwnerMap:
         try:
             program = self.library.bpf_object__next_program(self._object, None)
             while program:
-                self._attach_program(program, directory)
+                if self.library.bpf_program__name(program) != _ON_DEVICE:
+                    self._attach_program(program, directory)
                 program = self.library.bpf_object__next_program(self._object, program)
         finally:
             os.close(directory)
@@ -181,6 +205,20 @@ class OwnerMap:
             f"attach {name}", lambda: self.library.bpf_program__attach_cgroup(program, directory)
         )
         self._undo.callback(self.library.bpf_link__destroy, link)
+
+    def _attach_to_device(self, interface: int) -> None:
+        """Attach to a device; where the kernel has no sch_clsact, do without."""
+        hook = libbpf.TcHook(ctypes.sizeof(libbpf.TcHook), interface, libbpf.TC_EGRESS)
+        program = self.library.bpf_program__fd(self._on_device())
+        options = libbpf.TcOptions(ctypes.sizeof(libbpf.TcOptions), program)
+        made = self.library.bpf_tc_hook_create(hook)
+        if made == 0:
+            whole = libbpf.TcHook(hook.size, interface, libbpf.TC_EGRESS | libbpf.TC_INGRESS)
+            self._undo.callback(self.library.bpf_tc_hook_destroy, whole)
+        if made in (0, -errno.EEXIST) and not self.library.bpf_tc_attach(hook, options):
+            ours = libbpf.TcOptions(options.size, handle=options.handle, priority=options.priority)
+            self._undo.callback(self.library.bpf_tc_detach, hook, ours)
+            self.departures_fd = self.fd(b"departures")
 
 
 class Reader:
@@ -195,8 +233,11 @@ class Reader:
         self._record = ctypes.create_string_buffer(RECORD.size)
         self._record_at = ctypes.addressof(self._record)
         self._entry = ctypes.create_string_buffer(ENTRY.size)
+        self._departure = ctypes.create_string_buffer(DEPARTURE.size)
+        self._moment = ctypes.c_uint64()
         self._netns = _network_namespace()
         self.now = owner_map.clock.now
+        self.monotonic = owner_map.clock.monotonic
 
     def socket(self, cookie: int) -> Record | None:
         self._cookie.value = cookie
@@ -214,6 +255,24 @@ class Reader:
             return []
         return parse_entry(self._entry, key)
 
+    @property
+    def sees_departures(self) -> bool:
+        return self._map.departures_fd >= 0
+
+    def departed(self, flow: FlowKey, cookie: int) -> int:
+        """Return when the socket last sent a packet of the flow by the device, monotonic ns; or 0."""
+        return self._departed(departure_key(flow, cookie))
+
+    def departed_untold(self) -> int:
+        """The same of packets that tell too little."""
+        return self._departed(bytes(DEPARTURE.size))
+
+    def _departed(self, key: bytes) -> int:
+        self._departure.raw = key
+        if self._look_up(self._map.departures_fd, self._departure, ctypes.byref(self._moment)):
+            return 0
+        return self._moment.value
+
 
 class BootClock:
     """Boot time of the kernel's notes, as this process and its /proc count it.
@@ -223,7 +282,8 @@ class BootClock:
     """
 
     def __init__(self) -> None:
-        self._shift = _boot_time_shift()
+        self._shift = _shift_of("boottime")
+        self._monotonic_shift = _shift_of("monotonic")
         self._tick = NANOSECONDS // os.sysconf("SC_CLK_TCK")
 
     def ticks(self, nanoseconds: int) -> int:
@@ -233,6 +293,10 @@ class BootClock:
     def now(self) -> int:
         """Return the time as the kernel's notes have it."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self._shift
+
+    def monotonic(self, seconds: float) -> int:
+        """Return a time of time.monotonic() as the kernel's notes have it."""
+        return int(seconds * NANOSECONDS) - self._monotonic_shift
 
     def wall_time(self, nanoseconds: int) -> int:
         """Return the time of a note as ns since 1970, which clock changes since then shift."""
@@ -283,10 +347,10 @@ def _network_namespace() -> int:
     return 0
 
 
-def _boot_time_shift() -> int:
+def _shift_of(clock: str) -> int:
     with suppress(OSError, ValueError):
         for line in Path("/proc/self/timens_offsets").read_text().splitlines():
             name, seconds, nanoseconds = line.split()
-            if name == "boottime":
+            if name == clock:
                 return int(seconds) * NANOSECONDS + int(nanoseconds)
     return 0

@@ -26,17 +26,21 @@ typedef int s32;
 /* Helpers by their number in <linux/bpf.h>. */
 static void *(*map_lookup)(void *map, const void *key) = (void *)1;
 static long (*map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
+static u64 (*ktime_get_ns)(void) = (void *)5;
 static u64 (*get_current_pid_tgid)(void) = (void *)14;
 static u64 (*get_current_uid_gid)(void) = (void *)15;
 static long (*get_current_comm)(void *to, u32 size) = (void *)16;
 static u64 (*get_current_task)(void) = (void *)35;
 static u64 (*get_socket_cookie)(void *context) = (void *)46;
+static long (*skb_load_bytes_relative)(const void *skb, u32 offset, void *to, u32 size,
+                                       u32 start) = (void *)68;
 static long (*probe_read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 static u64 (*get_netns_cookie)(void *context) = (void *)122;
 static u64 (*ktime_get_boot_ns)(void) = (void *)125;
+static long (*ringbuf_output)(void *ringbuf, void *data, u64 size, u64 flags) = (void *)130;
 
-enum { AF_INET = 2, AF_INET6 = 10, IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
-enum { BPF_ANY = 0, BPF_NOEXIST = 1, LRU_HASH = 9 };
+enum { AF_INET = 2, AF_INET6 = 10, IPPROTO_TCP = 6, IPPROTO_UDP = 17, IPPROTO_ICMPV6 = 58 };
+enum { BPF_ANY = 0, BPF_NOEXIST = 1, LRU_HASH = 9, RINGBUF = 27 };
 
 struct bpf_sock {
     u32 bound_dev_if, family, type, protocol, mark, priority, src_ip4, src_ip6[4], src_port;
@@ -45,6 +49,10 @@ struct bpf_sock_addr {
     u32 user_family, user_ip4, user_ip6[4], user_port, family, type, protocol, msg_src_ip4,
         msg_src_ip6[4];
     struct bpf_sock *sk __attribute__((aligned(8)));
+};
+
+struct __sk_buff {
+    u32 len, pkt_type, mark, queue_mapping, protocol;
 };
 
 typedef struct {
@@ -109,14 +117,16 @@ struct user {
     u32 device, pid, uid, exec;
     char comm[16];
 };
-/* One socket. `last` connected it or sent by address. Mostly that is the creator: then `by_creator`
- * is set and of `last` only the time, which costs no new entry. `fd` is the number that the
+/* One socket. `last` connected it or sent by address. Mostly that is the creator: then BY_CREATOR is
+ * set and of `last` only the time, which costs no new entry. BOUND: it had a port before it was
+ * connected, which another socket may then have as well (SO_REUSEADDR). `fd` is the number that the
  * creator's table was about to give, -1 unknown: where to look first. `seal` repeats the cookie: an
  * entry of an LRU map may be given to another key while it is being copied out. */
+enum { BY_CREATOR = 1, BOUND = 2 };
 struct record {
     u64 cookie, netns;
     s32 fd;
-    u32 by_creator;
+    u32 flags;
     struct user creator, last;
     u64 seal;
 };
@@ -130,16 +140,17 @@ struct flow {
     u16 local_port, remote_port;
     u32 protocol;
 };
-enum kind { SENT = 1, LEFT = 2, LEFT_BY_ANOTHER = 3 };
+enum kind { SENT = 1, LEFT = 2, LEFT_BY_ANOTHER = 3, CONNECTED = 4 };
 /* SENT: a datagram by address. LEFT: the socket was connected so and is closed, or connected anew,
- * BY_ANOTHER program than the one that had connected it. `local` is all 0 for any address. */
+ * BY_ANOTHER program than the one that had connected it. CONNECTED: a BOUND socket was. `local` is all 0 for any address. */
 struct use {
     u64 cookie;
     struct address local;
     struct user user;
     u32 kind, unused;
 };
-/* `before` is the latest use by another program than the one in `now`. */
+/* `before` is the latest use by another program than the one in `now`; without BTF, which tells
+ * programs apart, by another socket. */
 struct entry {
     struct flow flow;
     struct use now, before;
@@ -159,6 +170,34 @@ struct {
     struct flow *key;
     struct entry *value;
 } flows SEC(".maps");
+
+/* When a socket last sent a packet with these ends by the device that we read; monotonic time.
+ * All 0: when one left that could not be told, of no known socket or with IPv6 extensions. */
+struct departure {
+    struct address local, remote;
+    u16 local_port, remote_port;
+    u32 protocol;
+    u64 cookie;
+};
+
+struct {
+    int (*type)[LRU_HASH];
+    int (*max_entries)[65536]; /* twice what the device holds */
+    struct departure *key;
+    u64 *value;
+} departures SEC(".maps");
+
+/* Cookies of sockets, told before their port is free. A full buffer loses some: the kernel's own
+ * messages (SKNLGRP_*_DESTROY), which come milliseconds later, are read as well. */
+struct {
+    int (*type)[RINGBUF];
+    int (*max_entries)[262144];
+} closings SEC(".maps");
+
+/* Whose closings are told: of this network namespace, none when it is 0, and also those of TCP. */
+volatile struct {
+    u64 netns, tcp;
+} told;
 
 const volatile u32 reads_tasks = 1;
 /* The SHA-256 of this file, by which an object that was not rebuilt is found out. */
@@ -259,6 +298,11 @@ INLINE void set_local_v6(struct address *address, const u32 *words)
         __builtin_memcpy(address, words, sizeof(*address));
 }
 
+INLINE int same_user(const struct use *one, const struct use *other)
+{
+    return reads_tasks ? same_program(&one->user, &other->user) : one->cookie == other->cookie;
+}
+
 static __attribute__((noinline)) int note_use(const struct flow *flow, const struct use *use)
 {
     struct entry entry = {.flow = *flow, .now = *use, .seal = use->cookie};
@@ -266,7 +310,7 @@ static __attribute__((noinline)) int note_use(const struct flow *flow, const str
     for (int tries = 0; tries < 2; tries++) { /* again when another processor was first */
         const struct entry *known = map_lookup(&flows, flow);
         if (known)
-            entry.before = same_program(&known->now.user, &use->user) ? known->before : known->now;
+            entry.before = same_user(&known->now, use) ? known->before : known->now;
         if (!map_update(&flows, flow, &entry, known ? BPF_ANY : BPF_NOEXIST))
             break;
     }
@@ -281,7 +325,7 @@ static __attribute__((noinline)) int note_left(struct sock *sock, u64 cookie, u6
     struct use use = {.cookie = cookie};
     struct user closer = {};
 
-    if (!record || !(record->by_creator || record->last.pid))
+    if (!record || !(record->flags & BY_CREATOR || record->last.pid))
         return 0;
     flow.remote_port = __builtin_bswap16(READ(sock, __sk_common.skc_dport));
     /* not skc_num, which a reset clears (__inet_put_port() in net/ipv4/inet_hashtables.c) */
@@ -295,14 +339,15 @@ static __attribute__((noinline)) int note_left(struct sock *sock, u64 cookie, u6
         probe_read_kernel(&flow.remote, 16, &sock->__sk_common.skc_v6_daddr);
         probe_read_kernel(&use.local, 16, &sock->__sk_common.skc_v6_rcv_saddr);
     }
-    use.user = record->by_creator ? record->creator : record->last;
+    use.user = record->flags & BY_CREATOR ? record->creator : record->last;
     use.user.time = ktime_get_boot_ns();
     identify(&closer);
     use.kind = same_program(&closer, &use.user) ? LEFT : LEFT_BY_ANOTHER;
     return note_use(&flow, &use);
 }
 
-static __attribute__((noinline)) int note_last(u64 cookie, u64 netns, const struct user *user)
+static __attribute__((noinline)) int note_last(u64 cookie, u64 netns, const struct user *user,
+                                               u32 bound)
 {
     struct record record = {.fd = -1};
     struct record *known = map_lookup(&sockets, &cookie);
@@ -311,44 +356,49 @@ static __attribute__((noinline)) int note_last(u64 cookie, u64 netns, const stru
         record = *known;
     record.cookie = record.seal = cookie;
     record.netns = netns;
-    record.by_creator = 0;
+    record.flags = bound;
     record.last = *user;
     map_update(&sockets, &cookie, &record, BPF_ANY);
     return 0;
 }
 
 /* Note the program that runs now as the last user of the socket. */
-INLINE void used(struct bpf_sock_addr *context, struct user *user, u64 cookie)
+INLINE void used(struct bpf_sock_addr *context, struct user *user, u64 cookie, u32 bound)
 {
     struct record *known = map_lookup(&sockets, &cookie);
 
-    if (known && !known->by_creator && same_program(&known->last, user)) {
+    if (known && !(known->flags & BY_CREATOR) && same_program(&known->last, user)) {
         known->last.time = user->time;
+        known->flags |= bound;
         return;
     }
-    if (known && (known->by_creator || !known->last.pid) &&
+    if (known && (known->flags & BY_CREATOR || !known->last.pid) &&
         same_program(&known->creator, user) && known->creator.uid == effective_user()) {
         known->last.time = user->time;
-        known->by_creator = 1;
+        known->flags |= BY_CREATOR | bound;
         return;
     }
     if (of_kernel(context))
         return;
     describe(user);
-    note_last(cookie, get_netns_cookie(context), user);
+    note_last(cookie, get_netns_cookie(context), user, bound);
 }
 
-INLINE int connects(struct bpf_sock_addr *context)
+/* Note a socket that was bound before. Of its own, as `connects` has no room left on its stack. */
+INLINE int note_connected(struct bpf_sock_addr *context, struct flow *flow, struct use *use)
 {
-    u64 cookie = get_socket_cookie(context);
-    struct user user = {.time = ktime_get_boot_ns()};
-
-    if (reads_tasks && context->protocol == IPPROTO_UDP)
-        note_left(READ((struct bpf_sock_addr_kern *)context, sk), cookie,
-                  get_netns_cookie(context), IPPROTO_UDP);
-    identify(&user);
-    used(context, &user, cookie);
-    return 1;
+    if (!flow->local_port || of_kernel(context))
+        return 0;
+    flow->netns = get_netns_cookie(context);
+    flow->protocol = IPPROTO_UDP;
+    flow->remote_port = __builtin_bswap16(context->user_port);
+    use->cookie = get_socket_cookie(context);
+    use->kind = CONNECTED;
+    use->user.time = ktime_get_boot_ns();
+    identify(&use->user);
+    describe(&use->user);
+    note_use(flow, use);
+    return BOUND;
 }
 
 INLINE int sends(struct bpf_sock_addr *context, struct flow *flow, struct use *use)
@@ -360,7 +410,7 @@ INLINE int sends(struct bpf_sock_addr *context, struct flow *flow, struct use *u
     use->kind = SENT;
     use->user.time = ktime_get_boot_ns();
     identify(&use->user);
-    used(context, &use->user, use->cookie);
+    used(context, &use->user, use->cookie, 0);
 
     struct entry *known = map_lookup(&flows, flow);
     if (known && known->now.cookie == use->cookie && known->now.kind == SENT &&
@@ -389,52 +439,179 @@ SEC("cgroup/sock_create") int created(struct bpf_sock *context)
     return 1;
 }
 
+INLINE int fill_v4(struct bpf_sock_addr *context, struct flow *flow, struct use *use)
+{
+    struct bpf_sock *sock = context->sk;
+
+    if (!sock)
+        return 0;
+    flow->local_port = sock->src_port;
+    set_v4(&flow->remote, context->user_ip4);
+    set_local_v4(&use->local, sock->src_ip4);
+    return 1;
+}
+
+INLINE int fill_v6(struct bpf_sock_addr *context, struct flow *flow, struct use *use)
+{
+    struct bpf_sock *sock = context->sk;
+
+    if (!sock)
+        return 0;
+    flow->local_port = sock->src_port;
+    for (int i = 0; i < 4; i++)
+        flow->remote.words[i] = context->user_ip6[i];
+    u32 local[4] = {sock->src_ip6[0], sock->src_ip6[1], sock->src_ip6[2], sock->src_ip6[3]};
+    set_local_v6(&use->local, local);
+    return 1;
+}
+
+static __attribute__((noinline)) int note_connected4(struct bpf_sock_addr *context)
+{
+    struct flow flow = {};
+    struct use use = {};
+
+    return fill_v4(context, &flow, &use) ? note_connected(context, &flow, &use) : 0;
+}
+
+static __attribute__((noinline)) int note_connected6(struct bpf_sock_addr *context)
+{
+    struct flow flow = {};
+    struct use use = {};
+
+    return fill_v6(context, &flow, &use) ? note_connected(context, &flow, &use) : 0;
+}
+
+INLINE int connects(struct bpf_sock_addr *context, int v6)
+{
+    u64 cookie = get_socket_cookie(context);
+    struct user user = {.time = ktime_get_boot_ns()};
+    u32 bound = 0;
+
+    if (context->protocol == IPPROTO_UDP) {
+        if (reads_tasks)
+            note_left(READ((struct bpf_sock_addr_kern *)context, sk), cookie,
+                      get_netns_cookie(context), IPPROTO_UDP);
+        bound = v6 ? note_connected6(context) : note_connected4(context);
+    }
+    identify(&user);
+    used(context, &user, cookie, bound);
+    return 1;
+}
+
 SEC("cgroup/connect4") int connect4(struct bpf_sock_addr *context)
 {
-    return connects(context);
+    return connects(context, 0);
 }
 
 SEC("cgroup/connect6") int connect6(struct bpf_sock_addr *context)
 {
-    return connects(context);
+    return connects(context, 1);
 }
 
 SEC("cgroup/sendmsg4") int sendmsg4(struct bpf_sock_addr *context)
 {
     struct flow flow = {};
     struct use use = {};
-    struct bpf_sock *sock = context->sk;
 
-    if (!sock)
-        return 1;
-    flow.local_port = sock->src_port;
-    set_v4(&flow.remote, context->user_ip4);
-    set_local_v4(&use.local, sock->src_ip4);
-    return sends(context, &flow, &use);
+    return fill_v4(context, &flow, &use) ? sends(context, &flow, &use) : 1;
 }
 
 SEC("cgroup/sendmsg6") int sendmsg6(struct bpf_sock_addr *context)
 {
     struct flow flow = {};
     struct use use = {};
-    struct bpf_sock *sock = context->sk;
 
-    if (!sock)
-        return 1;
-    flow.local_port = sock->src_port;
-    for (int i = 0; i < 4; i++)
-        flow.remote.words[i] = context->user_ip6[i];
-    u32 local[4] = {sock->src_ip6[0], sock->src_ip6[1], sock->src_ip6[2], sock->src_ip6[3]};
-    set_local_v6(&use.local, local);
-    return sends(context, &flow, &use);
+    return fill_v6(context, &flow, &use) ? sends(context, &flow, &use) : 1;
 }
 
 SEC("cgroup/sock_release") int released(struct bpf_sock *context)
 {
     u32 protocol = context->protocol;
+    u64 cookie = get_socket_cookie(context);
 
+    if ((protocol == IPPROTO_UDP || (told.tcp && protocol == IPPROTO_TCP)) && told.netns &&
+        told.netns == get_netns_cookie(context))
+        ringbuf_output(&closings, &cookie, sizeof(cookie), 0);
     if (reads_tasks && (protocol == IPPROTO_UDP || protocol == IPPROTO_TCP))
-        note_left((struct sock *)context, get_socket_cookie(context), get_netns_cookie(context),
-                  protocol);
+        note_left((struct sock *)context, cookie, get_netns_cookie(context), protocol);
     return 1;
+}
+
+enum { FROM_NETWORK_HEADER = 1, GO_ON = -1 }; /* BPF_HDR_START_NET, TC_ACT_UNSPEC */
+enum { IGNORED = 0, TOLD = 1, UNTOLD = 2 };
+
+INLINE int read_ports(struct __sk_buff *skb, u32 offset, struct departure *key)
+{
+    u16 ports[2];
+
+    if (skb_load_bytes_relative(skb, offset, ports, sizeof(ports), FROM_NETWORK_HEADER))
+        return UNTOLD;
+    key->local_port = __builtin_bswap16(ports[0]);
+    key->remote_port = __builtin_bswap16(ports[1]);
+    return TOLD;
+}
+
+INLINE int read_v4(struct __sk_buff *skb, struct departure *key)
+{
+    struct {
+        u8 size, tos;
+        u16 length, id, fragment;
+        u8 ttl, protocol;
+        u16 sum;
+        u32 local, remote;
+    } ip;
+
+    if (skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), FROM_NETWORK_HEADER))
+        return UNTOLD;
+    key->protocol = ip.protocol;
+    if (ip.protocol != IPPROTO_TCP && ip.protocol != IPPROTO_UDP)
+        return IGNORED;
+    if (ip.fragment & __builtin_bswap16(0x1fff))
+        return IGNORED; /* its first fragment was just told of */
+    set_v4(&key->local, ip.local);
+    set_v4(&key->remote, ip.remote);
+    return read_ports(skb, (ip.size & 15) * 4, key);
+}
+
+INLINE int read_v6(struct __sk_buff *skb, struct departure *key)
+{
+    struct {
+        u32 flow;
+        u16 length;
+        u8 next, hops;
+        struct address local, remote;
+    } ip;
+
+    if (skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), FROM_NETWORK_HEADER))
+        return UNTOLD;
+    key->protocol = ip.next;
+    if (ip.next == IPPROTO_ICMPV6)
+        return IGNORED;
+    if (ip.next != IPPROTO_TCP && ip.next != IPPROTO_UDP)
+        return UNTOLD;
+    key->local = ip.local;
+    key->remote = ip.remote;
+    return read_ports(skb, sizeof(ip), key);
+}
+
+SEC("tc") int leaves(struct __sk_buff *skb)
+{
+    struct departure key = {.cookie = get_socket_cookie(skb)};
+    u64 now = ktime_get_ns();
+    int told = IGNORED;
+
+    if (skb->protocol == __builtin_bswap16(0x0800))
+        told = read_v4(skb, &key);
+    else if (skb->protocol == __builtin_bswap16(0x86dd))
+        told = read_v6(skb, &key);
+    if (told == IGNORED)
+        return GO_ON;
+    if (told == UNTOLD || !key.cookie)
+        __builtin_memset(&key, 0, sizeof(key));
+    u64 *known = map_lookup(&departures, &key);
+    if (known)
+        *known = now;
+    else
+        map_update(&departures, &key, &now, BPF_ANY);
+    return GO_ON;
 }

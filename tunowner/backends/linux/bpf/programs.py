@@ -99,11 +99,11 @@ class Programs:
 
     def opener(self, user: User, names: Names) -> Process | None:
         """Describe the program of the note, be it gone; None when the note does not say enough."""
+        if not user.start:
+            return None
         seen = self._running(user, names)
         if seen is not None:
             return self._as_user(user, seen, user.uid, names)
-        if not user.start:
-            return None
         start, path = self._clock.ticks(user.start), self._path(user)
         return Process(user.pid, start, path, user.uid, names.name(user.uid))
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     Buffer = bytes | ctypes.Array[ctypes.c_char]
 
 NANOSECONDS = 1_000_000_000
-SENT, LEFT, LEFT_BY_ANOTHER = 1, 2, 3
+SENT, LEFT, LEFT_BY_ANOTHER, CONNECTED = 1, 2, 3, 4
 """`enum kind`: how a tuple was used."""
 
 USER = struct.Struct("=QQQIIII16s")
@@ -24,6 +24,9 @@ _TIME = 8
 RECORD = struct.Struct(f"=QQiI{USER.size}s{USER.size}sQ")
 FLOW = struct.Struct("=Q16sHHI")
 USE = struct.Struct(f"=Q16s{USER.size}sII")
+DEPARTURE = struct.Struct("=16s16sHHIQ")
+_BY_CREATOR, _BOUND = 1, 2
+"""Flags of a record."""
 ENTRY = struct.Struct(f"={FLOW.size}s{USE.size}s{USE.size}sQ")
 
 
@@ -62,17 +65,18 @@ class Record:
     """One socket. `last` connected it or sent by address; None when none was seen to.
 
     `descriptor` is where the creator probably got it, negative when unknown. `by_creator`: the
-    creator is the last user too.
+    creator is the last user too. `bound`: it had a port before it was connected.
     """
 
-    __slots__ = ("_creator", "by_creator", "descriptor", "last", "netns")
+    __slots__ = ("_creator", "bound", "by_creator", "descriptor", "last", "netns")
 
     def __init__(
-        self, netns: int, descriptor: int, creator: bytes, last: User | None, *, by_creator: bool
+        self, netns: int, descriptor: int, creator: bytes, last: User | None, flags: int
     ) -> None:
         self.netns = netns
         self.descriptor = descriptor
-        self.by_creator = by_creator
+        self.by_creator = bool(flags & _BY_CREATOR)
+        self.bound = bool(flags & _BOUND)
         self.last = last
         self._creator = creator
 
@@ -90,6 +94,11 @@ class Use(NamedTuple):
     user: User
     kind: int
 
+    @property
+    def program(self) -> tuple[int, ...]:
+        """What makes two uses the same program's; without BTF at least the same socket's."""
+        return self.user.program if self.user.start else (self.cookie,)
+
 
 def parse_user(data: bytes) -> User | None:
     user = tuple.__new__(User, USER.unpack(data))
@@ -98,11 +107,11 @@ def parse_user(data: bytes) -> User | None:
 
 def parse_record(data: Buffer, cookie: int) -> Record | None:
     """Return the record of `cookie`; None when the entry was given away while it was copied."""
-    found, netns, descriptor, by_creator, creator, last, seal = RECORD.unpack_from(data)
+    found, netns, descriptor, flags, creator, last, seal = RECORD.unpack_from(data)
     if found != cookie or seal != cookie:
         return None
-    user = parse_user(last[:_TIME] + creator[_TIME:] if by_creator else last)
-    return Record(netns, descriptor, creator, user, by_creator=bool(by_creator))
+    user = parse_user(last[:_TIME] + creator[_TIME:] if flags & _BY_CREATOR else last)
+    return Record(netns, descriptor, creator, user, flags)
 
 
 def parse_entry(data: Buffer, key: bytes) -> list[Use]:
@@ -114,6 +123,11 @@ def parse_entry(data: Buffer, key: bytes) -> list[Use]:
 
 def flow_key(netns: int, flow: FlowKey) -> bytes:
     return FLOW.pack(netns, wide(flow.remote), flow.local_port, flow.remote_port, flow.protocol)
+
+
+def departure_key(flow: FlowKey, cookie: int) -> bytes:
+    ports = flow.local_port, flow.remote_port
+    return DEPARTURE.pack(wide(flow.local), wide(flow.remote), *ports, flow.protocol, cookie)
 
 
 def wide(address: bytes) -> bytes:

@@ -5,6 +5,10 @@ binding is "none", so NAT would be skipped on the second pass: an outbound's pac
 the wrong source, and a flow that somebody else redirects (kube-proxy, a transparent proxy) would miss
 its target. Therefore that entry is deleted before the packet is sent again.
 
+A verdict that has ended is another matter: were the entry deleted, an answer still on its way would
+make one the other way round, and all that any program then sends would pass as answers of a server
+of ours. So the entry stays and its mark says "ask again", unless NAT is bound to it.
+
 Messages: <linux/netfilter/nfnetlink.h>, <linux/netfilter/nfnetlink_conntrack.h>.
 """
 
@@ -18,11 +22,13 @@ from typing import TYPE_CHECKING
 
 from tunowner.backends.linux.netlink import (
     AF_NETLINK,
+    ATTRIBUTE,
     NETLINK_NETFILTER,
     NLA_F_NESTED,
     NLM_F_ACK,
     NLM_F_REQUEST,
     error_number,
+    iter_attributes,
     iter_messages,
     message,
     pack_attribute,
@@ -30,14 +36,17 @@ from tunowner.backends.linux.netlink import (
 from tunowner.errors import BackendError
 
 if TYPE_CHECKING:
+    from tunowner.backends.linux.netlink import Message
     from tunowner.core.model import FlowKey
 
-_DELETE = (1 << 8) | 2  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE
+_SET, _GET, _DELETE = (1 << 8) | 0, (1 << 8) | 1, (1 << 8) | 2
+"""NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW, _GET, _DELETE; NEW changes what is there."""
 _GENERIC = struct.Struct("!BBH")  # struct nfgenmsg: family, version, resource
-_U16, _U32 = struct.Struct("!H"), struct.Struct("!I")
-_TUPLE_ORIG, _MARK, _MARK_MASK = 1, 8, 21  # CTA_*
+_PORTS, _U32 = struct.Struct("!HH"), struct.Struct("!I")
+_TUPLE_ORIG, _STATUS, _MARK, _MARK_MASK = 1, 3, 8, 21  # CTA_*
+_NAT = 0x30
+"""IPS_SRC_NAT | IPS_DST_NAT of <linux/netfilter/nf_conntrack_common.h>."""
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
-_ADDRESSES = {4: (1, 2), 16: (3, 4)}  # CTA_IP_V4_SRC/DST, CTA_IP_V6_SRC/DST
 _PROTO_NUMBER, _PROTO_SOURCE, _PROTO_DESTINATION = 1, 2, 3
 
 
@@ -61,26 +70,42 @@ class Conntrack:
 
     def forget(self, flow: FlowKey) -> None:
         """Delete the flow's entry: its NAT binding and the verdict that the kernel remembers."""
-        self._delete(_family(flow), _flow_tuple(flow))
+        self._ask(_DELETE, NLM_F_ACK, *_select(flow))
+
+    def ask_again(self, flow: FlowKey, mark: int, mask: int) -> None:
+        """Replace the flow's verdict by `mark`, under `mask`; where NAT is bound, delete the entry."""
+        family, entry = _select(flow)
+        status = self._status(family, entry)
+        if status is None:
+            return
+        if status & _NAT:
+            self._ask(_DELETE, NLM_F_ACK, family, entry)
+        else:
+            self._ask(_SET, NLM_F_ACK, family, entry + _mark(mark, mask))
 
     def flush(self, mark: int, mask: int) -> None:
         """Delete every entry of this network namespace with that mark under that mask."""
-        select = pack_attribute(_MARK, _U32.pack(mark)) + pack_attribute(
-            _MARK_MASK, _U32.pack(mask)
-        )
-        self._delete(socket.AF_UNSPEC, select)
+        self._ask(_DELETE, NLM_F_ACK, socket.AF_UNSPEC, _mark(mark, mask))
 
-    def _delete(self, family: int, body: bytes) -> None:
-        """Delete what `body` selects; nothing to delete is fine. The answer is made inside send()."""
+    def _status(self, family: int, entry: bytes) -> int | None:
+        """Return IPS_* of an entry, None where there is none."""
+        buffer, reply = self._ask(_GET, 0, family, entry)
+        attributes = iter_attributes(buffer, reply.start + _GENERIC.size, reply.end)
+        found = (value for kind, value in attributes if kind == _STATUS)
+        status = next(found, None) if reply.kind == _SET else None
+        return None if status is None else int.from_bytes(status, "big")
+
+    def _ask(self, kind: int, flags: int, family: int, body: bytes) -> tuple[bytes, Message]:
+        """Return the answer, which is made inside send(); ENOENT is one, too."""
         self._sequence += 1
-        flags = NLM_F_REQUEST | NLM_F_ACK
-        request = message(_DELETE, flags, self._sequence, _GENERIC.pack(family, 0, 0) + body)
-        self._socket.send(request)
+        head = _GENERIC.pack(family, 0, 0)
+        self._socket.send(message(kind, NLM_F_REQUEST | flags, self._sequence, head + body))
         while True:
             buffer = self._socket.recv(8192)
             for reply in iter_messages(buffer):
                 if reply.sequence == self._sequence:
-                    return _check(error_number(buffer, reply))
+                    _check(error_number(buffer, reply))
+                    return buffer, reply
 
 
 def _check(code: int) -> None:
@@ -88,20 +113,39 @@ def _check(code: int) -> None:
         raise BackendError(f"refused ({os.strerror(code)})", where="conntrack")
 
 
-def _family(flow: FlowKey) -> int:
-    return socket.AF_INET if len(flow.local) == 4 else socket.AF_INET6
+class _TupleLayout:
+    """CTA_TUPLE_ORIG with addresses of `size` bytes, so that it is packed in one go."""
+
+    def __init__(self, size: int, source: int, destination: int) -> None:
+        header = ATTRIBUTE.size
+        address, ports = header + size, header + 3 * 8
+        addresses = header + 2 * address
+        whole = (header + addresses + ports, _TUPLE_ORIG | NLA_F_NESTED)
+        self._layout = struct.Struct(f"=4H 2H{size}s 2H{size}s 2H 2HB3x 2H2s2x 2H2s2x")
+        self._nests = (*whole, addresses, _TUPLE_IP | NLA_F_NESTED)
+        self._from, self._to = (address, source), (address, destination)
+        self._numbers = (ports, _TUPLE_PROTO | NLA_F_NESTED, header + 1, _PROTO_NUMBER)
+        self._sport, self._dport = (header + 2, _PROTO_SOURCE), (header + 2, _PROTO_DESTINATION)
+
+    def pack(self, flow: FlowKey) -> bytes:
+        ends = _PORTS.pack(flow.local_port, flow.remote_port)
+        return self._layout.pack(
+            *self._nests, *self._from, flow.local, *self._to, flow.remote,
+            *self._numbers, flow.protocol, *self._sport, ends[:2], *self._dport, ends[2:],
+        )  # fmt: skip
 
 
-def _flow_tuple(flow: FlowKey) -> bytes:
-    source, destination = _ADDRESSES[len(flow.local)]
-    addresses = pack_attribute(source, flow.local) + pack_attribute(destination, flow.remote)
-    ports = (
-        pack_attribute(_PROTO_NUMBER, bytes([flow.protocol]))
-        + pack_attribute(_PROTO_SOURCE, _U16.pack(flow.local_port))
-        + pack_attribute(_PROTO_DESTINATION, _U16.pack(flow.remote_port))
-    )
-    return pack_attribute(
-        _TUPLE_ORIG | NLA_F_NESTED,
-        pack_attribute(_TUPLE_IP | NLA_F_NESTED, addresses)
-        + pack_attribute(_TUPLE_PROTO | NLA_F_NESTED, ports),
-    )
+_FAMILIES = {
+    4: (socket.AF_INET, _TupleLayout(4, 1, 2)),  # CTA_IP_V4_SRC, CTA_IP_V4_DST
+    16: (socket.AF_INET6, _TupleLayout(16, 3, 4)),  # CTA_IP_V6_SRC, CTA_IP_V6_DST
+}
+
+
+def _select(flow: FlowKey) -> tuple[int, bytes]:
+    """Return the family of a flow, and the attribute that names it."""
+    family, layout = _FAMILIES[len(flow.local)]
+    return family, layout.pack(flow)
+
+
+def _mark(mark: int, mask: int) -> bytes:
+    return pack_attribute(_MARK, _U32.pack(mark)) + pack_attribute(_MARK_MASK, _U32.pack(mask))

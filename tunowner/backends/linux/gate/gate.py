@@ -15,7 +15,7 @@ from tunowner.backends.linux.gate.routing import Routing
 from tunowner.backends.linux.gate.sender import Sender, Sent
 from tunowner.backends.linux.gate.sysctls import Sysctls
 from tunowner.backends.linux.tun import MTU, QUEUE_LENGTH, open_tun
-from tunowner.core.model import BLOCK, DROP
+from tunowner.core.model import BLOCK, DROP, UDP
 from tunowner.core.packet import destination, is_fragment
 from tunowner.errors import BackendError, TunOwnerError
 
@@ -82,7 +82,7 @@ class Gate:
         self, packet: bytes, flow: FlowKey | None, action: str, *, first: bool = False
     ) -> None:
         """Send `packet` the way of `action`. See DataPlane.carry."""
-        target = destination(packet)
+        target = destination(packet) if flow is None else flow.remote
         if target is None:
             self._counters.lost += 1
             return
@@ -99,12 +99,12 @@ class Gate:
     def _pass(self, packet: bytes, target: bytes, mark: int, flow: FlowKey, *, first: bool) -> Sent:
         """Send with a mark that lets the flow pass, in place of the entry that the first pass made.
 
-        The table refuses the packet while that entry is there: it is deleted and the packet sent
-        again. A program's own retransmission may have made another one in between. Fragments meet
-        the table when the last of them makes their datagram whole, and only that one could be sent
-        again: for them the entry has to go before.
+        The table refuses the packet while such an entry is there: it is deleted and the packet sent
+        again. A program's own retransmission may have made another one in between. A datagram's
+        first pass makes one always. Fragments meet the table when the last of them makes their
+        datagram whole, and only that one could be sent again: for them the entry has to go before.
         """
-        if first or is_fragment(packet):
+        if (first and flow.protocol == UDP) or is_fragment(packet):
             self._parts.conntrack.forget(flow)
         sent = self._parts.sender.send(packet, target, mark, flow)
         for _ in range(_ATTEMPTS):
@@ -115,7 +115,8 @@ class Gate:
         return sent
 
     def forget(self, flow: FlowKey) -> None:
-        self._parts.conntrack.forget(flow)
+        marks = self._plan.marks
+        self._parts.conntrack.ask_again(flow, marks.gate, marks.mask)
 
     def changes_fileno(self) -> int:
         return self._parts.monitor.fileno()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tunowner.backends.linux.gate.plan import GatePlan, Marks, Via
 
 _LOOKUP, _UNREACHABLE = 1, 7  # FR_ACT_TO_TBL, FR_ACT_UNREACHABLE in <linux/fib_rules.h>
-_IFF_LOOPBACK, _IFF_NOARP = 0x8, 0x80  # netdevice(7)
+_IFF_UP, _IFF_LOOPBACK, _IFF_NOARP = 0x1, 0x8, 0x80  # netdevice(7)
 _IFLA_INET6_ADDR_GEN_MODE_NONE = 1
 _ENTRY_GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EAFNOSUPPORT)
 
@@ -91,7 +91,14 @@ class Routing:
                     )
 
     def start_tun(self, index: int, mtu: int, queue_length: int) -> None:
-        """Bring the TUN up, silent: without addresses it neither asks for routers nor reports."""
+        """Bring the TUN up, silent: without addresses it neither asks for routers nor reports.
+
+        Where all is as it should be nothing is set, since that would be a change to be told of.
+        """
+        (link,) = self._ip.get_links(index)
+        is_set = (link.get("IFLA_MTU"), link.get("IFLA_TXQLEN")) == (mtu, queue_length)
+        if is_set and link["flags"] & _IFF_UP:
+            return
         silent = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _IFLA_INET6_ADDR_GEN_MODE_NONE)]}
         spec = {"attrs": [("AF_INET6", silent)]}
         with _explained("TUN"):

@@ -5,11 +5,16 @@ Why it looks like this:
 - Marks are compared and set under the mask of our byte only, with a constant for each verdict:
   expressions that combine two registers need a kernel newer than those we support.
 - The flow's verdict lives in its conntrack mark.
-- NAT is bound once for a conntrack entry. On the first pass, into the TUN, a flow is bound to "as it
-  is", before other people's NAT rules can see it: what we read is what the program sent. That entry
-  is marked GATE. A verdict that lets the flow pass is refused (EPERM) as long as it meets such an
-  entry: it has to be deleted first (see gate.py), and the second pass then meets all NAT rules, ours
-  and others', as if there had been no first.
+- A SYN is asked for before conntrack sees it, whatever conntrack remembers: an attempt that nobody
+  answered leaves its entry for 120 s, and the port may be another program's by now. Its first pass,
+  into the TUN, is not tracked and so leaves no trace; its second pass meets conntrack and all NAT
+  rules, ours and others', as if there had been no first.
+- A datagram looks like the next one of its flow, so only conntrack can tell which is the first. NAT
+  is bound once for a conntrack entry. On the first pass the flow is bound to "as it is", before
+  other people's NAT rules can see it: what we read is what the program sent. That entry is marked
+  GATE.
+- A verdict that lets a flow pass is refused (EPERM) as long as it meets the entry of a first pass or
+  of another verdict, whose NAT it would inherit: that has to be deleted first (see gate.py).
 """
 
 from __future__ import annotations
@@ -27,24 +32,28 @@ _TCP_HEADERS = {"ip": 40, "ip6": 60}
 """Bytes of IP and TCP header without options, RFC 6691."""
 
 _SYN = "meta l4proto tcp tcp flags & (fin|syn|rst|ack) == syn"
-_NEW_CONNECTION = f"ct state new {_SYN} goto gate"
-"""A SYN is asked for even when conntrack remembers a verdict: an attempt that nobody answered leaves
-its entry for 120 s, and the port may be another program's by now."""
-
 _LOST_VIA_S = 7_200
 """A TCP connection by an outbound is known for so long after its last packet: conntrack may forget
 it sooner. `masquerade` itself does that when its interface goes down or loses the address (the
 kernel's net/netfilter/nf_nat_masquerade.c), and an administrator by `conntrack -F`. Its next packet
 then looks like one of a flow older than the table, and would leave by the main route. The time is
 that of the first keep-alive probe (net.ipv4.tcp_keepalive_time)."""
-_MOST_VIA = 262_144
-"""Connections known, conntrack's own limit by default; the kernel takes memory as they come."""
+_MOST = 262_144
+"""Connections known in each set, conntrack's own limit by default; the kernel takes memory as they come."""
 _ENDS = {
-    "4": ("ipv4_addr", "ip saddr . tcp sport . ip daddr . tcp dport"),
-    "6": ("ipv6_addr", "ip6 saddr . tcp sport . ip6 daddr . tcp dport"),
+    "4": "ip saddr . tcp sport . ip daddr . tcp dport",
+    "6": "ip6 saddr . tcp sport . ip6 daddr . tcp dport",
 }
-_REMEMBER = [f"update @via{family} {{ {ends} }}" for family, (_, ends) in _ENDS.items()]
-_ASK_FOR_LOST = [f"{ends} @via{family} goto gate" for family, (_, ends) in _ENDS.items()]
+_DROPPED_S = 130
+"""A dropped SYN is sent again for 127 s, at the default tcp_syn_retries = 6 (tcp(7)). All of them
+have one sequence number, and the next connection on the same ports has another: so this memory
+need not end with the socket."""
+_REMEMBER_DROPPED = [
+    f"{_SYN} update @dropped{family} {{ {ends} . tcp sequence }}" for family, ends in _ENDS.items()
+]
+_STILL_DROPPED = [f"{ends} . tcp sequence @dropped{family} drop" for family, ends in _ENDS.items()]
+_REMEMBER = [f"update @via{family} {{ {ends} }}" for family, ends in _ENDS.items()]
+_ASK_FOR_LOST = [f"{ends} @via{family} goto gate" for family, ends in _ENDS.items()]
 
 REMOVE = f"delete table inet {NFT_TABLE}\n"
 
@@ -55,21 +64,21 @@ def install(plan: GatePlan, *, owned: bool) -> str:
     lines = [f"table inet {NFT_TABLE} {{"]
     if owned:
         lines.append("flags owner;")
-    lines += _via_sets()
+    lines += _memories()
+    syn_only = ['oifname "lo" accept', f"{_SYN} goto opening"]
+    lines += _chain("out_syn", "type route hook output priority raw;", syn_only)
+    lines += _chain("opening", "", _opening(marks))
     lines += _chain("out_route", "type route hook output priority mangle;", _out_route(plan))
     lines += _chain("fresh", "", _fresh(marks))
-    lines += _chain("again", "", [_NEW_CONNECTION])
     lines += _chain("gate", "", [_set_meta(marks, marks.gate), _set_ct(marks, marks.gate)])
-    lines += _chain("go_direct", "", [_first_pass(marks), f"{_set_ct(marks, marks.direct)} accept"])
+    lines += _chain("go_direct", "", [*_pass(marks, marks.direct), "accept"])
     lines += _chain("go_block", "", _go_block(marks))
-    lines += _chain("go_drop", "", [f"{_set_ct(marks, marks.drop)} counter drop"])
+    lines += _chain("go_drop", "", _go_drop(marks))
     lines += _chain("refuse", "", _refuse())
     for number, via in enumerate(plan.vias):
         steer = _steer(marks, via)
-        lines += _chain(
-            f"go_via{number}", "", [_first_pass(marks), _set_ct(marks, via.mark), *steer]
-        )
-        lines += _chain(f"via{number}", "", [_NEW_CONNECTION, *steer])
+        lines += _chain(f"go_via{number}", "", [*_pass(marks, via.mark), *steer])
+        lines += _chain(f"via{number}", "", steer)
     lines += _chain(
         "out_nat", "type nat hook output priority -101;", _as_it_is(marks, "d", "daddr")
     )
@@ -79,12 +88,17 @@ def install(plan: GatePlan, *, owned: bool) -> str:
     return "\n".join([*lines, "}", ""])
 
 
-def _via_sets() -> Iterator[str]:
-    for family, (address, _) in _ENDS.items():
-        yield f"set via{family} {{"
-        yield f"type {address} . inet_service . {address} . inet_service"
-        yield f"flags dynamic, timeout; timeout {_LOST_VIA_S}s; size {_MOST_VIA}"
-        yield "}"
+def _memories() -> Iterator[str]:
+    for family, ends in _ENDS.items():
+        yield from _memory(f"via{family}", ends, _LOST_VIA_S)
+        yield from _memory(f"dropped{family}", f"{ends} . tcp sequence", _DROPPED_S)
+
+
+def _memory(name: str, fields: str, seconds: int) -> Iterator[str]:
+    yield f"set {name} {{"
+    yield f"typeof {fields}"
+    yield f"flags dynamic, timeout; timeout {seconds}s; size {_MOST}"
+    yield "}"
 
 
 def _chain(name: str, hook: str, rules: list[str]) -> Iterator[str]:
@@ -107,9 +121,31 @@ def _ct_is(marks: Marks, value: int) -> str:
     return f"ct mark & {marks.mask:#010x} == {value:#010x}"
 
 
-def _first_pass(marks: Marks) -> str:
-    """Refuse what would inherit the NAT binding of the first pass."""
-    return f"{_ct_is(marks, marks.gate)} drop"
+def _pass(marks: Marks, verdict: int) -> list[str]:
+    """Remember the verdict, unless the packet would inherit the NAT binding of another pass."""
+    return [
+        f"ct mark & {marks.mask:#010x} != {{ 0x0, {verdict:#010x} }} drop",
+        _set_ct(marks, verdict),
+    ]
+
+
+def _opening(marks: Marks) -> list[str]:
+    return [
+        f"meta mark & {marks.mask:#010x} != 0 accept",  # a second pass
+        *_not_ours_to_ask(marks),
+        *_STILL_DROPPED,
+        "notrack",
+        _set_meta(marks, marks.gate),
+    ]
+
+
+def _not_ours_to_ask(marks: Marks) -> list[str]:
+    return [
+        f"meta mark & {marks.others:#010x} != 0 accept",  # another program routes it: a VPN's own
+        "fib daddr type { local, broadcast, multicast, anycast } accept",
+        "ip daddr 169.254.0.0/16 accept",
+        "ip6 daddr fe80::/10 accept",
+    ]
 
 
 def _out_route(plan: GatePlan) -> list[str]:
@@ -117,10 +153,10 @@ def _out_route(plan: GatePlan) -> list[str]:
     verdicts = {marks.direct: "go_direct", marks.block: "go_block", marks.drop: "go_drop"}
     verdicts |= {marks.refuse: "refuse"}
     verdicts |= {via.mark: f"go_via{number}" for number, via in enumerate(plan.vias)}
+    jumps = {mark: f"goto {chain}" for mark, chain in verdicts.items()} | {marks.gate: "accept"}
     flows = {0: "goto fresh", marks.gate: "goto gate", marks.block: "goto refuse"}
-    flows |= {marks.drop: "drop", marks.direct: "goto again"}
+    flows |= {marks.drop: "drop", marks.direct: "accept"}
     flows |= {via.mark: f"goto via{number}" for number, via in enumerate(plan.vias)}
-    jumps = {mark: f"goto {chain}" for mark, chain in verdicts.items()}
     return [
         'oifname "lo" accept',
         f"meta mark & {marks.mask:#010x} vmap {_map(jumps)}",
@@ -138,14 +174,10 @@ def _map(verdicts: dict[int, str]) -> str:
 def _fresh(marks: Marks) -> list[str]:
     return [
         "ct state != new accept",  # flows older than this table
-        f"meta mark & {marks.others:#010x} != 0 accept",  # another program routes it: a VPN's own
-        "fib daddr type { local, broadcast, multicast, anycast } accept",
-        "ip daddr 169.254.0.0/16 accept",
-        "ip6 daddr fe80::/10 accept",
+        *_not_ours_to_ask(marks),
         "udp sport 68 udp dport 67 accept",  # DHCP renewals are unicast, RFC 2131
         "udp sport 546 udp dport 547 accept",
-        f"{_SYN} goto gate",  # no other segment: flows older than this table stay as they are
-        *_ASK_FOR_LOST,
+        *_ASK_FOR_LOST,  # no other segment: connections older than this table stay as they are
         "meta l4proto udp goto gate",
     ]
 
@@ -153,6 +185,10 @@ def _fresh(marks: Marks) -> list[str]:
 def _go_block(marks: Marks) -> list[str]:
     # TCP is not remembered: its port may be another program's before conntrack forgets the SYN.
     return ["meta l4proto tcp goto refuse", _set_ct(marks, marks.block), "goto refuse"]
+
+
+def _go_drop(marks: Marks) -> list[str]:
+    return [*_REMEMBER_DROPPED, "meta l4proto udp " + _set_ct(marks, marks.drop), "counter drop"]
 
 
 def _refuse() -> list[str]:

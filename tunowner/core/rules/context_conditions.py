@@ -1,0 +1,148 @@
+"""Conditions on what the context tells of a flow: host names, the interface, the profile."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from .condition import FlowCondition
+from .findings import BadValueError, quoted, shown
+from .logic import UNKNOWN, Truth
+from .patterns import REGEX_PREFIX, Pattern, pattern_text
+from .shape import DEFINED_NAME, expect_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .nodes import Scalar
+    from .subject import Subject
+
+_HOST = re.compile(r"[a-z0-9_*?-]+(\.[a-z0-9_*?-]+)*")
+_TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Host(FlowCondition):
+    """`host:` a name that the remote address was looked up by, example.org or *.example.org.
+    Best effort: names are seen when this machine asks for them in the clear.
+    """
+
+    key: ClassVar[str] = "host"
+    value: ClassVar[Mapping[str, Any]] = _TEXT
+    cost: ClassVar[int] = 4
+    written: str
+    values: tuple[Pattern, ...]
+
+    @staticmethod
+    def parse(node: Scalar) -> Pattern:
+        text = pattern_text(node)
+        if text.startswith(REGEX_PREFIX):
+            return Pattern.expression(text)
+        name = _punycode(text.lower().removesuffix("."))
+        if not _HOST.fullmatch(name) or _is_address(name):
+            raise _not_a_host(text)
+        return Pattern.words(name)
+
+    @classmethod
+    def build(cls, written: str, values: Sequence[Pattern]) -> Self:
+        return cls(written, tuple(values))
+
+    def test(self, subject: Subject, /) -> Truth:
+        names = subject.context.hosts(subject.flow.remote)
+        if not names:
+            return UNKNOWN
+        return any(pattern.fits(name) for name in names for pattern in self.values)
+
+    def because(self, subject: Subject, /) -> str:
+        names = subject.context.hosts(subject.flow.remote)
+        fitting = (name for name in names if any(it.fits(name) for it in self.values))
+        return f"host {shown(next(fitting))}"
+
+    def seen(self, subject: Subject, /) -> str:
+        return shown(", ".join(sorted(subject.context.hosts(subject.flow.remote))))
+
+
+def _punycode(name: str) -> str:
+    """Write a name as DNS has it (RFC 5891); labels with a wildcard must be ASCII."""
+    try:
+        return ".".join(
+            label if label.isascii() else label.encode("idna").decode() for label in name.split(".")
+        )
+    except UnicodeError:
+        return name
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _not_a_host(text: str) -> BadValueError:
+    hint = "write example.org or *.example.org; ports go into port, addresses into ip"
+    return BadValueError("E118", f"{quoted(text)} is no host name", hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Interface(FlowCondition):
+    """`interface:` the interface that the flow would leave by without tunowner; globs are fine."""
+
+    key: ClassVar[str] = "interface"
+    value: ClassVar[Mapping[str, Any]] = _TEXT
+    cost: ClassVar[int] = 5
+    written: str
+    values: tuple[Pattern, ...]
+
+    @staticmethod
+    def parse(node: Scalar) -> Pattern:
+        return Pattern.words(pattern_text(node))
+
+    @classmethod
+    def build(cls, written: str, values: Sequence[Pattern]) -> Self:
+        return cls(written, tuple(values))
+
+    def test(self, subject: Subject, /) -> Truth:
+        name = subject.context.interface(subject.flow)
+        return UNKNOWN if name is None else any(it.fits(name) for it in self.values)
+
+    def because(self, subject: Subject, /) -> str:
+        return f"interface {self.seen(subject)}"
+
+    def seen(self, subject: Subject, /) -> str:
+        return shown(subject.context.interface(subject.flow) or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile(FlowCondition):
+    """`profile:` the profile that was chosen when tunowner was started."""
+
+    key: ClassVar[str] = "profile"
+    value: ClassVar[Mapping[str, Any]] = {"type": "string", "pattern": f"^{DEFINED_NAME.pattern}$"}
+    cost: ClassVar[int] = 1
+    written: str
+    values: tuple[str, ...]
+
+    @staticmethod
+    def parse(node: Scalar) -> str:
+        text = expect_text(node)
+        if not DEFINED_NAME.fullmatch(text):
+            hint = "1 to 64 letters, digits, '_', '.' or '-', the first an ASCII letter or digit"
+            raise BadValueError("E015", f"{quoted(text)} is not a good name", hint)
+        return text
+
+    @classmethod
+    def build(cls, written: str, values: Sequence[str]) -> Self:
+        return cls(written, tuple(values))
+
+    def test(self, subject: Subject, /) -> Truth:
+        return subject.context.profile in self.values
+
+    def because(self, subject: Subject, /) -> str:
+        return f"profile {subject.context.profile}"
+
+    def seen(self, subject: Subject, /) -> str:
+        return subject.context.profile or "none"

@@ -1,0 +1,294 @@
+"""Tables that rules are filed in by a value they ask for, and found in by what a flow has.
+
+A rule is filed under keys such that every flow which fits its condition has one of them. A flow's
+keys are few: its address cut to the prefix lengths in use, its program's name, path and folders.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from typing import TYPE_CHECKING, ClassVar
+
+from .context_conditions import Host
+from .flow_conditions import Ip, Port
+from .patterns import with_slashes
+from .process_conditions import App, Path, Pid, User
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Hashable, Iterator, Sequence
+
+    from tunowner.core.model import Owner
+
+    from .condition import Condition
+    from .patterns import Pattern
+    from .subject import Subject
+
+_SPECIAL = "*?["
+_MOST_PATHS = 4_096
+"""Programs whose rules are remembered; a machine runs some hundred."""
+_DEEP = 3
+"""Slashes in a folder that is likely to tell more than the name of a program in it."""
+
+
+class Table(ABC):
+    """One table: the positions of rules by key, in ascending order."""
+
+    conditions: ClassVar[tuple[type[Condition], ...]]
+    """What may be filed here."""
+    always_known: ClassVar[bool] = False
+    """Whether `knows` is always true."""
+
+    def __init__(self) -> None:
+        self.filed: defaultdict[Hashable, list[int]] = defaultdict(list)
+
+    def __bool__(self) -> bool:
+        return bool(self.filed)
+
+    @staticmethod
+    @abstractmethod
+    def keys(condition: Condition) -> Collection[Hashable] | None:
+        """Return the keys to file a rule with this condition under; None if there are none."""
+
+    def add(self, key: Hashable, position: int) -> None:
+        """File a rule. Positions come in ascending order."""
+        self.filed[key].append(position)
+
+    @abstractmethod
+    def find(self, subject: Subject) -> Sequence[int]:
+        """Return the rules that may be true."""
+
+    def knows(self, subject: Subject) -> bool:  # noqa: ARG002
+        """Tell whether all other rules filed here are false: nothing about the flow is unknown."""
+        return True
+
+
+class IpTable(Table):
+    """By remote network."""
+
+    conditions = (Ip,)
+    always_known = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shifts: dict[int, tuple[int, ...]] = {}
+
+    @staticmethod
+    def keys(condition: Condition) -> Collection[Hashable] | None:
+        assert isinstance(condition, Ip)
+        return {
+            (length, prefixes.shift, number)
+            for length, tables in condition.families.items()
+            for prefixes in tables
+            for number in prefixes.networks
+        }
+
+    def add(self, key: Hashable, position: int) -> None:
+        super().add(key, position)
+        assert isinstance(key, tuple)
+        length, shift, _ = key
+        if shift not in self._shifts.get(length, ()):
+            self._shifts[length] = (*self._shifts.get(length, ()), shift)
+
+    def find(self, subject: Subject) -> Sequence[int]:
+        remote = subject.flow.remote
+        length, number = len(remote), int.from_bytes(remote, "big")
+        found: list[int] = []
+        for shift in self._shifts.get(length, ()):
+            found += self.filed.get((length, shift, number >> shift), ())
+        return found
+
+
+class PortTable(Table):
+    """By remote port; a range is filed as the aligned blocks that make it up."""
+
+    conditions = (Port,)
+    always_known = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shifts: tuple[int, ...] = ()
+
+    @staticmethod
+    def keys(condition: Condition) -> Collection[Hashable] | None:
+        assert isinstance(condition, Port)
+        ranges = zip(condition.starts, condition.ends, strict=True)
+        return {block for low, high in ranges for block in _blocks(low, high)}
+
+    def add(self, key: Hashable, position: int) -> None:
+        super().add(key, position)
+        assert isinstance(key, tuple)
+        if key[0] not in self._shifts:
+            self._shifts = (*self._shifts, key[0])
+
+    def find(self, subject: Subject) -> Sequence[int]:
+        port = subject.flow.remote_port
+        found: list[int] = []
+        for shift in self._shifts:
+            found += self.filed.get((shift, port >> shift), ())
+        return found
+
+
+def _blocks(low: int, high: int) -> Iterator[tuple[int, int]]:
+    """Cut a range into the fewest blocks (shift, number): all ports with `port >> shift == number`."""
+    while low <= high:
+        shift = 0
+        while low >> shift & 1 == 0 and low + (2 << shift) - 1 <= high:
+            shift += 1
+        yield shift, low >> shift
+        low += 1 << shift
+
+
+class AppTable(Table):
+    """By the name of the program, its path, a folder above it, or the start of its name."""
+
+    conditions = (App, Path)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._starts: tuple[int, ...] = ()
+        self._found: dict[str, tuple[int, ...]] = {}
+
+    @staticmethod
+    def keys(condition: Condition) -> Collection[Hashable] | None:
+        assert isinstance(condition, App | Path)
+        keys = {_app_key(pattern) for pattern in condition.values}
+        return None if None in keys else keys
+
+    def add(self, key: Hashable, position: int) -> None:
+        super().add(key, position)
+        assert isinstance(key, str)
+        if key.endswith("*") and len(key) - 1 not in self._starts:
+            self._starts = (*self._starts, len(key) - 1)
+
+    def find(self, subject: Subject) -> Sequence[int]:
+        candidates = subject.owner.candidates
+        if len(candidates) == 1:
+            return self._filed_for(candidates[0].path)
+        return [at for process in candidates for at in self._filed_for(process.path)]
+
+    def knows(self, subject: Subject) -> bool:
+        candidates = subject.owner.candidates
+        return bool(candidates) and all(process.path is not None for process in candidates)
+
+    def _filed_for(self, path: str | None) -> tuple[int, ...]:
+        if path is None:
+            return ()
+        known = self._found.get(path)
+        if known is None:
+            if len(self._found) >= _MOST_PATHS:
+                self._found.clear()
+            known = self._found[path] = tuple(self._positions(with_slashes(path)))
+        return known
+
+    def _positions(self, path: str) -> Iterator[int]:
+        filed = self.filed
+        end = path.rfind("/")
+        name = path[end + 1 :]
+        yield from filed.get(path, ())
+        if name != path:
+            yield from filed.get(name, ())
+        for length in self._starts:
+            if length <= len(name):
+                yield from filed.get(name[:length] + "*", ())
+        while end >= 0:
+            yield from filed.get(path[: end + 1], ())
+            end = path.rfind("/", 0, end)
+
+
+def _app_key(pattern: Pattern) -> str | None:
+    """Return a name, a path, a folder with its `/`, or the start of a name with a `*`."""
+    text = pattern.text
+    if pattern.regex is None:
+        return text
+    if pattern.anywhere:
+        return None
+    start = text[: min(found for it in _SPECIAL if (found := text.find(it)) >= 0)]
+    if pattern.on_name:
+        return f"{start}*" if start else None
+    folder = start[: start.rfind("/") + 1]
+    name = text.rpartition("/")[2]
+    literal = name and not any(it in name for it in _SPECIAL)
+    if literal and folder.count("/") < _DEEP:
+        return name
+    return folder or None
+
+
+class UserTable(Table):
+    """By uid or by name."""
+
+    conditions = (User,)
+
+    @staticmethod
+    def keys(condition: Condition) -> Collection[Hashable] | None:
+        assert isinstance(condition, User)
+        return condition.uids | condition.names
+
+    def find(self, subject: Subject) -> Sequence[int]:
+        ids = (it for who in _users(subject.owner) for it in who)
+        return [position for it in ids for position in self.filed.get(it, ())]
+
+    def knows(self, subject: Subject) -> bool:
+        return not any(None in who for who in _users(subject.owner))
+
+
+def _users(owner: Owner) -> list[tuple[int | None, str | None]]:
+    """Return (uid, name) of each holder, of the socket where none is known."""
+    return [(it.uid, it.user) for it in owner.candidates] or [(owner.uid, owner.user)]
+
+
+class PidTable(Table):
+    """By process number."""
+
+    conditions = (Pid,)
+
+    @staticmethod
+    def keys(condition: Condition) -> Collection[Hashable] | None:
+        assert isinstance(condition, Pid)
+        return condition.pids
+
+    def find(self, subject: Subject) -> Sequence[int]:
+        candidates = subject.owner.candidates
+        return [at for process in candidates for at in self.filed.get(process.pid, ())]
+
+    def knows(self, subject: Subject) -> bool:
+        candidates = subject.owner.candidates
+        return bool(candidates) and all(process.pid for process in candidates)
+
+
+class HostTable(Table):
+    """By host name, or by the domain that `*.domain` names."""
+
+    conditions = (Host,)
+
+    @staticmethod
+    def keys(condition: Condition) -> Collection[Hashable] | None:
+        assert isinstance(condition, Host)
+        keys = {_host_key(pattern) for pattern in condition.values}
+        return None if None in keys else keys
+
+    def find(self, subject: Subject) -> Sequence[int]:
+        names = subject.context.hosts(subject.flow.remote)
+        found: list[int] = []
+        for name in names:
+            found += self.filed.get(name, ())
+            dot = name.find(".")
+            while dot >= 0:
+                found += self.filed.get(name[dot:], ())
+                dot = name.find(".", dot + 1)
+        return found
+
+    def knows(self, subject: Subject) -> bool:
+        return bool(subject.context.hosts(subject.flow.remote))
+
+
+def _host_key(pattern: Pattern) -> str | None:
+    """Return a name, or a domain with the dot before it."""
+    if pattern.regex is None:
+        return pattern.text
+    rest = pattern.text[1:]
+    fits = pattern.text.startswith("*.") and not any(it in rest for it in _SPECIAL)
+    return rest if fits and not pattern.anywhere else None
+
+
+TABLES: tuple[type[Table], ...] = (AppTable, IpTable, PortTable, HostTable, PidTable, UserTable)
