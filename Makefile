@@ -25,9 +25,9 @@ lint: .venv/dev
 	$(BIN)/mypy --platform linux
 	$(BIN)/mypy --platform win32 --exclude tunowner/backends/linux/ tunowner
 
-bpf:  ## compile the eBPF programs again; commit the objects with their sources (needs clang-14 and llvm-14)
+bpf:  ## compile the eBPF programs again; commit what it makes (needs clang-14, llvm-14, bpftool)
 	.ci/build-bpf owner $(CURDIR)/tunowner/backends/linux/bpf/owner.bpf.o
-	.ci/build-bpf table $(CURDIR)/tunowner/backends/linux/bpf/table.bpf.o
+	.ci/build-bpf table $(CURDIR)/tunowner/backends/linux/bpf/table.bpf.load
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

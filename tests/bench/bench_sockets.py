@@ -29,19 +29,17 @@ if TYPE_CHECKING:
 
 CODE = "a, n = json.loads(sys.argv[1]); s = [tcp(a) for _ in range(n)]; tell(*s); wait()"
 PROCESSES = 20
-FIRST, AGAIN = "table: first call", "table: further calls"
+TABLE = "connections() (library)"
 COMMAND, JSON = "tunowner sockets (command)", "tunowner sockets --json (command)"
 WHO = "tunowner who :1 (command)"
 TARGET = 3.0
 
 
 def ours() -> dict[str, Round]:
-    """Return our ways to the table: by the library, with and without start-up, and by commands."""
-    backend, query = open_backend(), TableQuery()
+    """Return our ways to the table: by the library and by commands."""
     tunowner = (sys.executable, "-m", "tunowner")
     return {
-        FIRST: timed(lambda: open_backend().connections(query)),
-        AGAIN: timed(lambda: backend.connections(query)),
+        TABLE: timed(lambda: open_backend().connections(TableQuery())),
         COMMAND: timed(lambda: run(*tunowner, "sockets")),
         JSON: timed(lambda: run(*tunowner, "sockets", "--json")),
         WHO: timed(
@@ -78,12 +76,12 @@ def rows(report: Report, spent: Mapping[str, list[float]]) -> None:
     """Add each of ours beside its peers."""
     medians = {name: statistics.median(seconds) * 1e3 for name, seconds in spent.items()}
     limit = 1 / TARGET
-    for what, peer in ((FIRST, PSUTIL), (AGAIN, PSUTIL), (COMMAND, PSUTIL_COMMAND)):
+    for what, peer in ((TABLE, PSUTIL), (COMMAND, PSUTIL_COMMAND)):
         beside = medians.get(peer)
         report.add(what, medians[what], "ms", peer=beside, peer_is=peer, at_most=limit, of="ratio")
     report.add(JSON, medians[JSON], "ms", peer=medians.get(PSUTIL_COMMAND), peer_is=PSUTIL_COMMAND)
-    for peer in sorted(medians.keys() - {PSUTIL, PSUTIL_COMMAND, FIRST, AGAIN, COMMAND, JSON, WHO}):
-        report.add(FIRST, medians[FIRST], "ms", peer=medians[peer], peer_is=peer)
+    for peer in sorted(medians.keys() - {PSUTIL, PSUTIL_COMMAND, TABLE, COMMAND, JSON, WHO}):
+        report.add(TABLE, medians[TABLE], "ms", peer=medians[peer], peer_is=peer)
     report.add(WHO, medians[WHO], "ms", at_most=200)
 
 
@@ -103,7 +101,7 @@ def main() -> None:
     rows(report, spent)
     if PSUTIL in spent:
         report.noise(f"{PSUTIL}, ms", [seconds * 1e3 for seconds in spent[PSUTIL]])
-    report.noise(f"{FIRST}, ms", [seconds * 1e3 for seconds in spent[FIRST]])
+    report.noise(f"{TABLE}, ms", [seconds * 1e3 for seconds in spent[TABLE]])
     report.show(as_json=options.json)
 
 

@@ -47,11 +47,8 @@ def list_sockets(wanted: Wanted, backend: Backend | None = None) -> list[Connect
     rows = (backend or open_backend()).connections(TableQuery(wanted.protocols))
     if wanted != Wanted(wanted.protocols):
         rows = [row for row in rows if _is_wanted(row, wanted) and _is_held(row, wanted.pid, app)]
-    return sorted(rows, key=_PLACE)
-
-
-_PLACE = itemgetter(0, 3, 1, 2, 4, 5)
-"""Protocol, local port, version, local and remote address, remote port."""
+    by_port_and_address = itemgetter(0, 3, 1, 2, 4, 5)
+    return sorted(rows, key=by_port_and_address)
 
 
 def _is_wanted(row: Connection, wanted: Wanted) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ pytestmark = pytest.mark.root
 
 STEPS = ("link", "read", "stat", "alive", "numbers", "uid")
 """What is ever read of a process that was opened."""
+SYSTEM_CALLS = ("readlink", "fstat")
+"""What a look-up by eBPF reads of it with nothing in between."""
 NOBODY = {Grade.CLOSED, Grade.UID_ONLY, Grade.ABSENT, Grade.DENIED, Grade.KERNEL, Grade.AMBIGUOUS}
 MOST = 300
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
@@ -56,23 +59,46 @@ def at_step(number: int, pid: int, act: Callable[[], object]) -> Iterator[list[i
     numbers = itertools.count()
     left = [number]
 
-    def count(process: ProcessDir) -> None:
-        if process.pid == pid and left and next(numbers) == number:
+    def count(whose: int) -> None:
+        if whose == pid and left and next(numbers) == number:
             left.clear()
             act()
 
     with pytest.MonkeyPatch.context() as patch:
         for name in STEPS:
-            patch.setattr(ProcessDir, name, counted(getattr(ProcessDir, name), count))
+            original = getattr(ProcessDir, name)
+            patch.setattr(ProcessDir, name, counted(original, count, pid_of))
+        whose = pid_of_directory(os.readlink)
+        for name in SYSTEM_CALLS:
+            patch.setattr(os, name, counted(getattr(os, name), count, whose))
         yield left
 
 
-def counted(original: Callable[..., Any], count: Callable[[ProcessDir], None]) -> Any:
-    def step(process: ProcessDir, *arguments: Any) -> Any:
-        count(process)
-        return original(process, *arguments)
+def pid_of(process: ProcessDir, *_: object) -> int:
+    return process.pid
+
+
+def counted(
+    original: Callable[..., Any], count: Callable[[int], None], whose: Callable[..., int]
+) -> Any:
+    def step(*arguments: Any, **options: Any) -> Any:
+        count(whose(*arguments, *options.values()))
+        return original(*arguments, **options)
 
     return step
+
+
+def pid_of_directory(readlink: Callable[[str], str]) -> Callable[..., int]:
+    """Return what tells which process the last argument, an open directory, is of; or 0."""
+
+    def whose(*arguments: object) -> int:
+        with suppress(OSError):
+            path = readlink(f"/proc/self/fd/{arguments[-1]}")
+            pid = path.removeprefix("/proc/").split(" ")[0]
+            return int(pid) if pid.isdigit() else 0
+        return 0
+
+    return whose
 
 
 def end(child: Child) -> None:

@@ -15,13 +15,14 @@ import pytest
 from tests.backends.linux.children import Child, Truth, server
 from tunowner.backends.base import TableQuery
 from tunowner.backends.linux.bpf import holdings as module
-from tunowner.backends.linux.bpf import libbpf
-from tunowner.backends.linux.bpf.holdings import OBJECT, Holdings, open_holdings
+from tunowner.backends.linux.bpf import loading
+from tunowner.backends.linux.bpf.holdings import FILE, Holdings, open_holdings
 from tunowner.backends.linux.table import connections
 from tunowner.core.model import Connection, Grade
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     Start = Callable[..., tuple[Child, list[Truth]]]
 
@@ -69,9 +70,9 @@ def alike(told: Holdings, *truths: Truth) -> list[list[int]]:
     return [[holder.process.pid for holder in row.holders] for row in by_kernel]
 
 
-def test_the_object_is_made_of_the_source_beside_it() -> None:
-    source = OBJECT.with_name("table.bpf.c").read_bytes()
-    assert hashlib.sha256(source).hexdigest().encode() in OBJECT.read_bytes()
+def test_what_is_loaded_is_made_of_the_source_beside_it() -> None:
+    source = FILE.with_name("table.bpf.c").read_bytes()
+    assert hashlib.sha256(source).hexdigest().encode() in FILE.read_bytes()
 
 
 @pytest.mark.root
@@ -251,13 +252,26 @@ class TestDoubt:
 
 
 class TestWithout:
-    def test_no_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(libbpf.open_library, "__defaults__", ("libnothing.so.9",))
+    def test_a_machine_that_bpf_has_no_known_number_on(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(loading, "_NUMBERS", {})
         assert open_holdings() is None
 
-    def test_an_object_that_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "OBJECT", OBJECT.with_suffix(".c"))
+    @pytest.mark.root
+    @pytest.mark.parametrize("part", [b"bpf_iter_task_file", b"start_boottime", b"skip"])
+    def test_a_kernel_that_lacks_something(
+        self, part: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An iterator or a field that is not in its BTF; at last a program that is none."""
+        packed = FILE.read_bytes()
+        broken = packed.replace(part, part[::-1]) if part in packed else packed[:-8] + bytes(8)
+        assert broken != packed
+        (tmp_path / "broken").write_bytes(broken)
+        monkeypatch.setattr(module, "FILE", tmp_path / "broken")
+        before = os.listdir("/proc/self/fd")  # noqa: PTH208
         assert open_holdings() is None
+        assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
 
     @pytest.mark.root
     def test_no_privilege(self) -> None:

@@ -5,7 +5,6 @@ Each import is where it is used: `tunowner who` shall not pay for pyroute2 (134 
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
         SocketDeaths,
         TableQuery,
     )
-    from tunowner.backends.linux.bpf.holdings import Holdings
     from tunowner.core.model import Connection, FlowKey, Owner
 
 # ruff: noqa: PLC0415
@@ -28,13 +26,6 @@ if TYPE_CHECKING:
 
 class LinuxBackend:
     """See tunowner.backends.base.Backend."""
-
-    @cached_property
-    def _holdings(self) -> Holdings | None:
-        """The kernel's iterators, kept once they were needed."""
-        from tunowner.backends.linux.bpf.holdings import open_holdings
-
-        return open_holdings()
 
     def open_data_plane(self, settings: GateSettings) -> DataPlane:
         from tunowner.backends.linux.gate.gate import open_gate
@@ -92,7 +83,7 @@ class LinuxBackend:
     def connections(self, query: TableQuery) -> list[Connection]:
         from tunowner.backends.linux.table import connections
 
-        return connections(query, lambda: self._holdings)
+        return connections(query)
 
     def doctor(self) -> list[Check]:
         from tunowner.backends.linux.doctor import checks

@@ -82,6 +82,8 @@ class TableDiag(SockDiag):
                 if not done or reply.flags & netlink.NLM_F_DUMP_INTR:
                     return None
                 return [(size, bytes(data)) for size, data in rows.items()]
+            if rest:
+                return None
 
 
 def _add_rows(rows: dict[int, bytearray], datagram: memoryview, sequence: int) -> int:

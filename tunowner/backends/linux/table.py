@@ -47,18 +47,24 @@ STATES = (
 )
 """<net/tcp_states.h> in order."""
 _NO_STATES = ("NONE",) * len(STATES)
-MANY = 4000
+MANY = 500
 """From so many sockets on it takes longer to read /proc than to make the kernel tell."""
 BUFFER = 1 << 16
 """The kernel fills 32 KiB at a time (netlink_dump() in net/netlink/af_netlink.c)."""
 
 
+def _open_iterators() -> Holdings | None:
+    from tunowner.backends.linux.bpf.holdings import open_holdings  # noqa: PLC0415 - seldom used
+
+    return open_holdings()
+
+
 def connections(
-    query: TableQuery, iterators: Iterators | None = None, many: int = MANY
+    query: TableQuery, iterators: Iterators = _open_iterators, many: int = MANY
 ) -> list[Connection]:
     """Return each socket once. Raises BackendError when the kernel does not tell its sockets.
 
-    From `many` sockets on holders are asked of the kernel by `iterators`; otherwise /proc is read.
+    From `many` sockets on holders are asked of the kernel by `iterators`; /proc is read otherwise, or where it gives None.
     """
     try:
         with _collector_at_rest():
@@ -97,9 +103,8 @@ class _Table:
         wanted = [group.columns.inodes for group in self._groups] if query.holders else []
         self._holders = Holders(wanted)
 
-    def connections(self, iterators: Iterators | None, many: int) -> list[Connection]:
-        ask = iterators if self._holders.wanted >= many else None
-        self._holders.find(ask() if ask else None)
+    def connections(self, iterators: Iterators, many: int) -> list[Connection]:
+        self._holders.find(iterators() if self._holders.wanted >= many else None)
         return [it for group in self._groups for it in self._described(group)]
 
     def _described(self, group: _Group) -> Iterator[Connection]:

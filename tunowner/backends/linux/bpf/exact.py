@@ -40,6 +40,7 @@ _REPLY = struct.Struct("=IHHI4xBBxx36sIQ12xII")
 """`struct nlmsghdr` and `struct inet_diag_msg`, the ends of the connection in one piece."""
 _pack_head, _pack_ends, _pack_rest = _HEAD.pack_into, _ENDS.pack, _REST.pack_into
 _unpack = _REPLY.unpack_from
+_new = tuple.__new__
 
 
 class ExactDiag(SockDiag):
@@ -69,8 +70,8 @@ class ExactDiag(SockDiag):
             size, kind, _, answered, of, state, found, device, cookie, uid, inode = _unpack(buffer)
             if (kind, answered) == (SOCK_DIAG_BY_FAMILY, sequence) and size <= length:
                 if of == family and found == ends and remote_port and device in (0, interface):
-                    here = (local, local_port, remote, remote_port)
-                    return SocketRow(family, protocol, state, *here, device, inode, uid, cookie)
+                    here = (family, protocol, state, local, local_port, remote, remote_port)
+                    return _new(SocketRow, (*here, device, inode, uid, cookie, b""))
                 row = parse_row(buffer, netlink.HEADER.size, size, protocol)
                 return None if row is None or rank(row, flow, interface) is None else row
         if self._is_error(length, sequence, errno.ENOENT):

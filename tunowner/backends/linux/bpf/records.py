@@ -102,7 +102,7 @@ class Use(NamedTuple):
 
 
 def parse_user(data: bytes) -> User | None:
-    user = User._make(USER.unpack(data))
+    user = tuple.__new__(User, USER.unpack(data))
     return user if user.pid else None
 
 

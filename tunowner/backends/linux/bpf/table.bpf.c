@@ -1,11 +1,10 @@
 /* Who holds which socket? Told for all processes at once, by two iterators that are read like files
  * (bpf_iter_create(3) of libbpf; kernel Documentation/bpf/bpf_iterators.rst). Nothing is attached.
  *
- * `make bpf` builds table.bpf.o; see owner.bpf.c for how. holdings.py reads the same layouts.
- * Linux 5.11 or newer (bpf_sock_from_file()), with BTF. Each structure that is declared here is sought
- * in it, which takes the loader a millisecond or two: so they are few.
+ * `make bpf` makes table.bpf.load, which has the kernel itself find the fields that are read here in
+ * its BTF (CO-RE): libbpf would read all of that, for 10 ms. holdings.py reads the same layouts.
+ * Linux 5.17 or newer, with BTF.
  */
-typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
@@ -25,7 +24,6 @@ typedef unsigned long long u64;
 static long (*probe_read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 static long (*seq_write)(void *file, const void *data, u32 size) = (void *)127;
 static void *(*sock_from_file)(void *file) = (void *)162;
-
 
 struct task_struct {
     struct task_struct *group_leader;
@@ -66,8 +64,6 @@ struct program {
     u32 pid, exec;
 };
 
-/* The SHA-256 of this file, by which an object that was not rebuilt is found out. */
-const char source[] SEC("tunowner.source") = SOURCE_SHA256;
 const char terms[] SEC("license") = "GPL"; /* required by the helpers that read sockets */
 
 /* The kernel shows each table once, but for threads whose first thread has exited: then each. */
