@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EVENT_KEYS = [
     *("schema", "event", "ts", "flow", "proto", "src", "dst", "host", "owner"),
-    *("action", "rule", "rule_file", "why", "lookup_us"),
+    *("action", "rule", "rule_file", "why", "lookup_us", "tags", "audited"),
 ]
 OWNER_KEYS = ["grade", "backend", "pid", "start", "name", "path", "uid", "user"]
 
@@ -53,6 +53,8 @@ class TestOpened:
             "rule_file": "rules/a.yaml",
             "why": "app is curl",
             "lookup_us": 31,
+            "tags": [],
+            "audited": [],
         }
 
     @pytest.mark.parametrize("grade", list(Grade))

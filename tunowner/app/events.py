@@ -52,8 +52,10 @@ class EventMaker:
         """Return an event that is about the run: `ready`, `stopped`."""
         return {"schema": SCHEMA, "event": event, "ts": time.time(), **fields}
 
-    def opened(self, flow: FlowKey, decision: Decision, at: float) -> Event:
-        """Return the event of a flow that was decided `at` this time."""
+    def opened(
+        self, flow: FlowKey, decision: Decision, at: float, host: str | None = None
+    ) -> Event:
+        """Return the event of a flow to `host` (None: not known) that was decided `at` this time."""
         return {
             "schema": SCHEMA,
             "event": "open",
@@ -62,13 +64,15 @@ class EventMaker:
             "proto": flow.protocol_name,
             "src": flow.source,
             "dst": flow.destination,
-            "host": None,
+            "host": host,
             "owner": owner_fields(decision.owner),
             "action": decision.action,
             "rule": decision.rule,
             "rule_file": decision.rule_file,
             "why": decision.why,
             "lookup_us": decision.owner.lookup_us,
+            "tags": list(decision.tags),
+            "audited": [audited._asdict() for audited in decision.audited],
         }
 
 

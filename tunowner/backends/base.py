@@ -75,6 +75,19 @@ class SocketDeaths(Protocol):
         """Give back what is open. Safe to call twice."""
 
 
+class PacketTap(Protocol):
+    """Copies of some packets that this network namespace sends and gets. Touches nothing."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when `read` has a packet."""
+
+    def read(self) -> bytes | None:
+        """Return one IP packet, None when none waits. Never blocks, never raises."""
+
+    def close(self) -> None:
+        """Give back what is open. Safe to call twice."""
+
+
 @dataclass(frozen=True, slots=True)
 class GateSettings:
     """What the gate is to be built for.
@@ -197,6 +210,12 @@ class Backend(Protocol):
         """Start to listen for UDP sockets that close, with `tcp` for TCP sockets too.
 
         Raises BackendError where that is not told.
+        """
+
+    def open_dns_tap(self) -> PacketTap:
+        """Open a tap of UDP packets from and to port 53.
+
+        Raises BackendError or PrivilegeError where that is not possible.
         """
 
     def find_process(

@@ -307,6 +307,30 @@ class _Bell:
         self._sender.close()
 
 
+class MemoryTap:
+    """A `PacketTap` that shows what is offered."""
+
+    def __init__(self) -> None:
+        self._bell = _Bell()
+        self._packets: deque[bytes] = deque()
+
+    def offer(self, *packets: bytes) -> None:
+        self._packets += packets
+        self._bell.set(ringing=True)
+
+    def fileno(self) -> int:
+        return self._bell.fileno()
+
+    def read(self) -> bytes | None:
+        if self._packets:
+            return self._packets.popleft()
+        self._bell.set(ringing=False)
+        return None
+
+    def close(self) -> None:
+        self._bell.close()
+
+
 class MemoryBackend:
     """A `Backend` of the two fakes, which are there before anything is opened."""
 
@@ -316,6 +340,8 @@ class MemoryBackend:
         self.plane = plane or MemoryDataPlane()
         self.owners = owners or MemoryOwners()
         self.deaths = MemoryDeaths()
+        self.dns_tap: MemoryTap | None = None
+        """The one that is open."""
         self.inspector = MemoryInspector(self.owners)
         self.interfaces: dict[bytes, str] = {}
         """By the remote address of a flow."""
@@ -343,6 +369,10 @@ class MemoryBackend:
         source: OwnerSource | None = None,  # noqa: ARG002 - there is only one
     ) -> Owner:
         return self.owners.find(protocol, ip, port, remote)
+
+    def open_dns_tap(self) -> MemoryTap:
+        self.dns_tap = MemoryTap()
+        return self.dns_tap
 
     def interface_of(self, flow: FlowKey) -> str | None:
         return self.interfaces.get(flow.remote)

@@ -18,7 +18,7 @@ import socket
 import time
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tunowner.backends.base import Check
 from tunowner.core.model import (
@@ -360,17 +360,17 @@ class PortableBackend:
     def open_inspector(self) -> PortableInspector:
         return PortableInspector()
 
+    def open_dns_tap(self) -> NoReturn:
+        raise _only_owners("see host names")
+
     def interface_of(self, flow: FlowKey) -> str | None:  # noqa: ARG002
         return None  # psutil knows no routes
 
     def connections(self, query: TableQuery) -> list[Connection]:
         """Return the table as psutil has it: one holder for each socket."""
         inspector, known = PortableInspector(), dict[int, Process | None]()
-        rows = [
-            row
-            for row in read_table().rows
-            if row.protocol in query.protocols and query.port in (0, row.local_port)
-        ]
+        table = (row for row in read_table().rows if row.protocol in query.protocols)
+        rows = [row for row in table if query.port in (0, row.local_port)]
         for pid in {row.pid for row in rows if row.pid and query.holders}:
             known[pid] = inspector.process(pid)
         return [_connection(row, known.get(row.pid or 0)) for row in rows]

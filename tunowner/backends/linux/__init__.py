@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         GateSettings,
         Inspector,
         OwnerSource,
+        PacketTap,
         SocketDeaths,
         TableQuery,
     )
@@ -65,6 +66,11 @@ class LinuxBackend:
         from tunowner.backends.linux.details import LinuxInspector
 
         return LinuxInspector()
+
+    def open_dns_tap(self) -> PacketTap:
+        from tunowner.backends.linux.dns_tap import DnsTap
+
+        return DnsTap()
 
     def interface_of(self, flow: FlowKey) -> str | None:
         from tunowner.backends.linux.routes import interface_of
