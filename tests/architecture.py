@@ -45,7 +45,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 EXACT: dict[str, tuple[str, ...]] = {
     # These are one module each; what lies below them is placed by LAYERS.
-    "tunowner": ("tunowner.app", "tunowner.core.model", "tunowner.errors"),
+    "tunowner": (
+        *("tunowner.app", "tunowner.core.model", "tunowner.core.rules", "tunowner.errors"),
+    ),
     "tunowner.__main__": ("tunowner.control",),
     "tunowner.backends": (
         *("tunowner.backends.base", "tunowner.backends.linux", "tunowner.backends.portable"),

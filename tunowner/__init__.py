@@ -5,7 +5,8 @@ thing that comes back is the owner's answer.
 
 - `core`      pure: packets, the flow engine, rules. No I/O, no clock, no threads.
 - `backends`  everything that speaks to an operating system, behind small promises (`base`).
-- `app`       performs what the engine asks for: packet loop, look-up worker, service.
+- `app`       performs what the engine asks for: packet loop, look-up worker, service; and the two that
+              other programs embed: `OwnerResolver`, and `Companion` for packets in hand.
 - `control`   the doors: the command line.
 - `errors`    what can go wrong, where, and what to do next.
 
@@ -38,13 +39,16 @@ if TYPE_CHECKING:
     from tunowner.app.companion import Companion
     from tunowner.app.resolver import OwnerResolver
     from tunowner.app.resolver_async import AsyncOwnerResolver
+    from tunowner.core.rules import RuleSet
 
 _WHEN_USED = {
     "Companion": "tunowner.app.companion",
     "OwnerResolver": "tunowner.app.resolver",
     "AsyncOwnerResolver": "tunowner.app.resolver_async",
+    "RuleSet": "tunowner.core.rules",
 }
-"""Where to find what takes long to import (asyncio, 50 ms); `__getattr__` does it when needed."""
+"""Where to find what takes long to import (asyncio 50 ms, PyYAML 20 ms); `__getattr__` does it when
+needed."""
 
 
 def __getattr__(name: str) -> object:
@@ -71,6 +75,7 @@ __all__ = [
     "PrivilegeError",
     "Process",
     "ProcessDetails",
+    "RuleSet",
     "TunOwnerError",
     "find_process",
 ]

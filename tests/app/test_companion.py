@@ -8,13 +8,18 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tunowner
 from tests.core import packets as p
 from tunowner.app.companion import DEATHS_S, Companion
+from tunowner.app.context import Facts
+from tunowner.app.resolver import OwnerResolver
 from tunowner.backends.memory import MemoryBackend, MemoryOwners
 from tunowner.core.known import DOUBTFUL_S, UDP_IDLE_S, UDP_S
 from tunowner.core.model import UDP, FlowKey, Grade, Owner, Process
+from tunowner.core.rules import load
 from tunowner.errors import BackendError, ConfigError, TunOwnerError
 
 if TYPE_CHECKING:
@@ -90,6 +95,7 @@ def test_a_decision_says_what_and_why(desk: Desk) -> None:
     assert decision.owner.process == WGET.candidates[0]
     assert "wget" in decision.why
     assert desk.companion.outbounds["vpn"].name == "vpn"
+    assert isinstance(desk.companion.rules, tunowner.RuleSet)
 
 
 @pytest.mark.parametrize(
@@ -321,6 +327,25 @@ def test_after_the_end(desk: Desk) -> None:
         with pytest.raises(TunOwnerError, match="the companion is closed"):
             attempt()
     assert repr(desk.companion) == "<Companion: 2 rules, closed>"
+
+
+@given(st.lists(st.tuples(st.integers(0, 79), st.integers(0, 255)), max_size=4), st.integers(0, 80))
+def test_any_bytes_will_do(changes: list[tuple[int, int]], length: int) -> None:
+    """Packets that are near to those of a known flow; each is decided, and twice alike."""
+    backend = MemoryBackend(owners=MemoryOwners({p.flow(): CURL, p.flow(UDP): CURL}))
+    backend.plane.close()
+    rules = load([("a.yaml", RULES)])
+    resolver = OwnerResolver(backend=backend, timer=Clock())
+    with Companion(rules, Facts(backend), resolver, backend.deaths, timer=Clock()) as companion:
+        for packet in (p.SYN4, ACK4, p.UDP4, p.SYN6):
+            raw = bytearray(packet)
+            for place, value in changes:
+                if place < len(raw):
+                    raw[place] = value
+            first = companion.decide(packet)
+            mangled = [companion.decide(bytes(raw[:length])) for _ in range(3)]
+            assert len({(it.action, it.why) for it in mangled}) == 1
+            assert companion.decide(packet).action == first.action
 
 
 def test_its_own_flows_are_direct(desk: Desk) -> None:

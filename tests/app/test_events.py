@@ -12,7 +12,7 @@ from tests.app.helpers import CURL, flow_of, wait_for
 from tests.core import packets as p
 from tunowner.app import events
 from tunowner.app.events import Event, EventMaker, Reporter, owner_fields
-from tunowner.core.model import UDP, Decision, Grade, Owner, Process
+from tunowner.core.model import UDP, Audited, Decision, Grade, Owner, Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +56,13 @@ class TestOpened:
             "tags": [],
             "audited": [],
         }
+
+    def test_what_rules_left_on_a_flow(self) -> None:
+        audited = (Audited("try", "block"),)
+        decision = Decision("direct", CURL, tags=("web", "tls"), audited=audited)
+        event = EventMaker().opened(p.flow(), decision, at=1.0)
+        assert event["tags"] == ["web", "tls"]
+        assert event["audited"] == [{"rule": "try", "action": "block"}]
 
     @pytest.mark.parametrize("grade", list(Grade))
     @pytest.mark.parametrize("holders", [(), CURL.candidates, (Process(1, 1), Process(2, 2))])

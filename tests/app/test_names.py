@@ -9,9 +9,8 @@ import pytest
 
 from tests.app.helpers import flow_of, syn, wait_for
 from tests.app.test_service import World, end
-from tests.core.test_dns import A, answer, asks, question, tells
-from tunowner.app.names import HostNames
-from tunowner.backends.memory import Carried, MemoryTap
+from tests.core.test_dns import told
+from tunowner.backends.memory import Carried
 from tunowner.core.model import BLOCK, DIRECT
 
 if TYPE_CHECKING:
@@ -38,20 +37,13 @@ def world(tmp_path: Path) -> Iterator[World]:
     world.backend.deaths.close()
 
 
-def named(name: str, address: str) -> tuple[bytes, bytes]:
-    """A question for a name, and an answer with the address."""
-    record = A.copy()
-    record.rrname, record.rdata = name, address
-    return asks(question(name)), tells(answer(record, name=name))
-
-
 def test_a_flow_to_a_name_that_was_just_told(world: World) -> None:
     def story() -> None:
         tap = world.backend.dns_tap
         assert tap is not None
         world.backend.plane.offer(syn(1))
         wait_for(lambda: len(world.backend.plane.carried) == 1, "a packet carried")
-        tap.offer(*named("www.example.org", "203.0.113.5"))
+        tap.put(*told("www.example.org", "203.0.113.5"))
         world.backend.plane.offer(syn(2))
         wait_for(lambda: len(world.backend.plane.carried) == 2, "two packets carried")
         end(signal.SIGTERM)
@@ -81,16 +73,3 @@ def test_a_flow_that_is_not_to_be_told_of(world: World, tmp_path: Path) -> None:
     world.run(story)
     assert [event["event"] for event in world.events] == ["ready", "stopped"]
     assert world.backend.dns_tap is None
-
-
-def test_a_burst_is_learnt_whole() -> None:
-    tap = MemoryTap()
-    names = HostNames(tap, lambda: 1.0)
-    for number in range(300):
-        tap.offer(*named(f"n{number}.example", f"192.0.2.{number % 256}"))
-    names.take()
-    names.take()
-    names.take()
-    assert "n299.example" in names.of(bytes([192, 0, 2, 43]))
-    names.close()
-    names.close()

@@ -64,7 +64,7 @@ def backend_of(owners: MemoryOwners) -> MemoryBackend:
 def test_the_public_names() -> None:
     assert tunowner.OwnerResolver is OwnerResolver
     assert tunowner.AsyncOwnerResolver is AsyncOwnerResolver
-    late = {"OwnerResolver", "AsyncOwnerResolver", "Companion"}
+    late = {"OwnerResolver", "AsyncOwnerResolver", "Companion", "RuleSet"}
     assert set(tunowner.__all__) <= {*dir(tunowner), *late}
     assert all(getattr(tunowner, name) for name in late)
     with pytest.raises(AttributeError):

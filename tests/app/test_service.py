@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,13 +14,21 @@ from tests.app.helpers import CURL, flow_of, syn, wait_for
 from tunowner.app.config import load_rules
 from tunowner.app.service import RunOptions, Service, decide
 from tunowner.backends.memory import Carried, MemoryBackend, MemoryOwners
-from tunowner.core.model import BLOCK, DIRECT, DROP, Grade, InterfaceOutbound, Owner, Process
+from tunowner.core.model import (
+    BLOCK,
+    DIRECT,
+    DROP,
+    Grade,
+    InterfaceOutbound,
+    Owner,
+    Process,
+    ProcessDetails,
+)
 from tunowner.core.rules import Context
 from tunowner.errors import ConfigError, DeviceClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tunowner.app.events import Event
 
@@ -40,9 +49,9 @@ class World:
         self.events: list[Event] = []
         self.backend = MemoryBackend(owners=MemoryOwners({flow_of(1): CURL}))
 
-    def run(self, story: Callable[[], None], *, dry_run: bool = False) -> None:
+    def run(self, story: Callable[[], None], *, dry_run: bool = False, profile: str = "") -> None:
         """Run the service while `story` is told, which must end it."""
-        service = Service(RunOptions((self.rules,), dry_run), self.events.append)
+        service = Service(RunOptions((self.rules,), dry_run, profile=profile), self.events.append)
         teller = threading.Thread(target=self._tell, args=(story,))
         teller.start()
         try:
@@ -149,6 +158,42 @@ def test_a_dry_run_decides_and_lets_everything_pass(world: World) -> None:
     assert opened["action"] == BLOCK
     assert ready["dry_run"] is stopped["dry_run"] is True
     assert world.backend.plane.settings.strict is False
+
+
+def test_rules_ask_for_details_routes_and_the_profile(world: World) -> None:
+    Path(world.rules).write_text("""
+version: 1
+rules:
+  - { name: quiet, match: { port: 1, profile: home }, action: drop, log: false }
+  - { name: packaged, match: { package: "deb:curl", interface: wg0, profile: home }, action: block }
+""")
+    details = ProcessDetails(CURL.candidates[0], package="deb:curl")
+    world.backend.inspector.put(details)
+    world.backend.interfaces[flow_of(1).remote] = "wg0"
+
+    def story() -> None:
+        world.backend.plane.offer(syn(1))
+        world.wait_for_event("open")
+        end()
+
+    world.run(story, profile="home")
+    opened = world.wait_for_event("open")
+    assert (opened["action"], opened["rule"]) == ("block", "packaged")
+    assert opened["why"] == "package 'deb:curl'; interface wg0; profile home"
+
+
+def test_a_rule_may_keep_its_flows_out_of_the_log(world: World) -> None:
+    quiet = "  - { name: quiet, match: { app: curl }, action: drop, log: false }\n"
+    Path(world.rules).write_text(RULES.replace("rules:\n", f"rules:\n{quiet}"))
+
+    def story() -> None:
+        world.backend.plane.offer(syn(1), syn(2))  # the first is curl's
+        world.wait_for_event("open")
+        end()
+
+    world.run(story)
+    opened = [event for event in world.events if event["event"] == "open"]
+    assert [event["rule"] for event in opened] == ["others"]
 
 
 def test_the_gate_is_built_for_the_rules(world: World) -> None:

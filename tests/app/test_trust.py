@@ -172,12 +172,18 @@ def test_whoever_may_write_the_program_may_write_its_rules(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkout of a user, run by root, as in a container."""
-    code = file(folder / "trust.py", 0o664, ANA)
+    (folder / "checkout" / "app").mkdir(parents=True)
+    code = file(folder / "checkout" / "app" / "trust.py", 0o664, ANA)
     monkeypatch.setattr(trust, "__file__", str(code))
-    assert trust_of_root({}) == Trust(frozenset((0, ANA)), frozenset((ANA,)))
-    assert complaints(file(folder / "b.yaml", 0o664, ANA)) == []
+    above = frozenset(code.parents)
+    assert trust_of_root({}) == Trust(frozenset((0, ANA)), frozenset((ANA,)), above)
+    rules = file(folder / "checkout" / "b.yaml", 0o664, ANA)
+    assert complaints(rules) == []
+    folder.chmod(0o777)  # as a container's folder for checkouts may be
+    assert complaints(rules) == []
     code.chmod(0o644)
-    assert trust_of_root({}) == Trust(frozenset((0, ANA)), frozenset())
+    assert trust_of_root({}) == Trust(frozenset((0, ANA)), frozenset(), above)
+    assert complaints(rules) == [writable(rules, f"group {ANA}")]
 
 
 def test_without_root_nobody_is_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

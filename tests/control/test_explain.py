@@ -188,6 +188,14 @@ def test_a_process_as_if_it_opened_the_flow(rules: str) -> None:
     assert told[1] == "  1 lan      yes      ip 10.0.0.1 is in 10.0.0.0/8"
 
 
+def test_only_the_name_of_an_address_is_not_the_process_s_own(tmp_path: Path) -> None:
+    text = "version: 1\nrules: [ { name: a, match: { host: '*.example' }, action: block } ]\n"
+    (tmp_path / "a.yaml").write_text(text)
+    asked = (str(tmp_path), "--pid", str(os.getpid()), "--to", "192.0.2.7:443")
+    assert [it["steps"][0]["result"] for it in as_json(*asked)] == ["unknown"]
+    assert [it["rule"] for it in as_json(*asked, "--host", "WWW.example.")] == ["a"]
+
+
 def test_the_flows_that_a_process_has_open(rules: str) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as server,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.core import packets as p
 from tunowner.app.events import EventMaker
 from tunowner.control.render import clean, event_line
-from tunowner.core.model import Decision, Grade, Owner, Process
+from tunowner.core.model import Audited, Decision, Grade, Owner, Process
 
 CURL = Process(812, 1, "/usr/bin/curl", 1000, "ana")
 EVIL = "/tmp/\x1b[2Jx\n\r\x07\u202e\u2028\udcff"
@@ -56,6 +56,12 @@ def test_the_line_of_a_flow() -> None:
         "tcp curl[812] ana 192.0.2.1:40000 -> 203.0.113.5:443 block  rule=no-curl"
         "  app is curl  lookup=1.2ms"
     )
+
+
+def test_what_rules_left_on_a_flow() -> None:
+    owner, audited = Owner(Grade.EXACT, (CURL,)), (Audited("try", "block"),)
+    text = line(Decision("direct", owner, why="default", tags=("web", "x"), audited=audited))
+    assert text.endswith(" direct  default  audit: try would block  #web #x  lookup=0.0ms")
 
 
 def test_the_line_of_a_flow_of_nobody() -> None:

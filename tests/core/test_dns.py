@@ -12,7 +12,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 
 from tunowner.core import dns
-from tunowner.core.dns import Answer, Names, read_message
+from tunowner.core.dns import Answer, HostNames, read_message
 
 ADDRESS = ip_address("192.0.2.7").packed
 ADDRESS6 = ip_address("2001:db8::7").packed
@@ -45,11 +45,23 @@ def tells(payload: bytes, port: int = 40_000) -> bytes:
     return bytes(IP(src="192.0.2.53", dst="192.0.2.1") / UDP(sport=53, dport=port) / payload)
 
 
-def names_after(*packets: bytes) -> Names:
-    names = Names()
+def names_after(*packets: bytes) -> HostNames:
+    names = HostNames()
     for packet in packets:
         names.packet_seen(packet, 1.0)
     return names
+
+
+def told(name: str, address: str) -> tuple[bytes, bytes]:
+    """A question for a name, and the answer with an address."""
+    kind = "AAAA" if ":" in address else "A"
+    record = DNSRR(rrname=name, type=kind, ttl=60, rdata=address)
+    return asks(question(name)), tells(answer(record, name=name))
+
+
+def test_the_latest_name_stands_first() -> None:
+    packets = [it for name in ("a.org", "b.org", "a.org") for it in told(name, "192.0.2.7")]
+    assert names_after(*packets).of(ADDRESS, 2.0) == ("a.org", "b.org")
 
 
 def test_an_answer_gives_names() -> None:
@@ -116,7 +128,7 @@ def test_a_pointer_that_leads_nowhere() -> None:
 
 
 def test_neither_addresses_nor_names_of_one_grow_without_bound() -> None:
-    names = Names()
+    names = HostNames()
     for number in range(dns.MAX_ADDRESSES + 10):
         names._learn(Answer(number.to_bytes(4, "big"), ("x",), 60), 1.0)
     assert len(names) == dns.MAX_ADDRESSES

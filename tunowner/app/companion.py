@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack, closing
 from ipaddress import ip_address
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from tunowner.app.config import load_rules
-from tunowner.app.context import open_context
+from tunowner.app.context import Facts
 from tunowner.app.find import check_question
 from tunowner.app.resolver import OwnerResolver
 from tunowner.app.service import decide
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from tunowner.backends.base import Backend, SocketDeaths
     from tunowner.core.model import Outbound
     from tunowner.core.packet import Unreadable
-    from tunowner.core.rules import Context, RuleSet
+    from tunowner.core.rules import RuleSet
 
     Endpoint = tuple[str, int]
 
@@ -58,7 +59,7 @@ class Companion:
     def __init__(
         self,
         rules: RuleSet,
-        context: Context,
+        facts: Facts,
         resolver: OwnerResolver,
         deaths: SocketDeaths | None,
         *,
@@ -66,7 +67,7 @@ class Companion:
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rules = rules
-        self._context = context
+        self._facts = facts
         self._resolver = resolver
         self._deaths = deaths
         self._paths = paths
@@ -91,16 +92,21 @@ class Companion:
 
         `interface` is the index of the device that the packets are read from, 0 if unknown: a
         socket bound to it is looked up by it. `profile` is what the condition of that name asks
-        for. Raises ConfigError with every finding, and
-        BackendError where this system cannot tell owners.
+        for. Raises ConfigError with every finding, BackendError where this system cannot tell
+        owners, and PrivilegeError where a rule asks for host names and DNS may not be looked at.
         """
         texts = tuple(os.fspath(path) for path in paths)
         rules = load_rules(texts, restarted=True)
         backend = backend or open_backend()
-        # A SYN asks for a new socket, so that there was none a moment ago must not be the answer.
-        resolver = OwnerResolver(interface=interface, backend=backend, timer=timer, absent_s=0.0)
-        deaths, context = _open_deaths(backend), open_context(backend, profile)
-        return cls(rules, context, resolver, deaths, paths=texts, timer=timer)
+        with ExitStack() as undo:
+            facts = undo.enter_context(closing(Facts(backend, profile)))
+            facts.serve(rules)
+            # A SYN asks for a new socket: that there was none a moment ago must not be the answer.
+            resolver = OwnerResolver(
+                interface=interface, backend=backend, timer=timer, absent_s=0.0
+            )
+            undo.pop_all()
+        return cls(rules, facts, resolver, _open_deaths(backend), paths=texts, timer=timer)
 
     def __enter__(self) -> Self:
         return self
@@ -111,6 +117,11 @@ class Companion:
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._known)} known flows"
         return f"<Companion: {len(self._rules.rules)} rules, {state}>"
+
+    @property
+    def rules(self) -> RuleSet:
+        """The rules in force."""
+        return self._rules
 
     @property
     def outbounds(self) -> Mapping[str, Outbound]:
@@ -146,11 +157,13 @@ class Companion:
     def reload(self, *, apply_existing: bool = False) -> None:
         """Read the rule files again. Known flows keep their verdict unless `apply_existing`.
 
-        Raises ConfigError with every finding; the rules that were there stay in force then.
+        Raises ConfigError with every finding, and what `load` raises for host names; the rules
+        that were there stay in force then.
         """
         rules = load_rules(self._paths, before=self._rules)
         with self._lock:
             self._check_open()
+            self._facts.serve(rules)
             self._rules = rules
             if apply_existing:
                 self._known.clear()
@@ -166,6 +179,7 @@ class Companion:
             self._known.clear()
             if self._deaths is not None:
                 self._deaths.close()
+        self._facts.close()
         self._resolver.close()
 
     def _decide_thoroughly(self, packet: bytes | memoryview, now: float) -> Decision:
@@ -191,7 +205,7 @@ class Companion:
         now = self._timer()
         with self._lock:
             self._check_open()
-            decision = decide(self._rules, self._context, flow, owner)
+            decision = decide(self._rules, self._facts.context, flow, owner)
             told = self._is_told_of(flow, owner)
             self._known.put(flow, decision, sequence, lifetime(flow, owner, end_is_told=told), now)
             return decision

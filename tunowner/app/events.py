@@ -55,7 +55,7 @@ class EventMaker:
     def opened(
         self, flow: FlowKey, decision: Decision, at: float, host: str | None = None
     ) -> Event:
-        """Return the event of a flow to `host` (None: not known) that was decided `at` this time."""
+        """Return the event of a flow to `host` that was decided `at` this time."""
         return {
             "schema": SCHEMA,
             "event": "open",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from tunowner.app.context import open_context
+from tunowner.app.context import Facts
 from tunowner.app.events import owner_fields
 from tunowner.app.sockets import Wanted, address_text, list_sockets
 from tunowner.backends import open_backend
@@ -41,13 +41,15 @@ class Explained:
 class Question:
     """A flow that a living process has, or might open. What is None is not asked for.
 
-    Without `to` all flows are meant that the process has open.
+    Without `to` all flows are meant that the process has open. `hosts` are the names of the remote
+    address, which only a running engine could know.
     """
 
     pid: int
     to: Endpoint | None = None
     protocol: int | None = None
     profile: str = ""
+    hosts: tuple[str, ...] = ()
 
 
 def explain_supposed(rules: RuleSet, told: Mapping[str, Sequence[str]]) -> Explained:
@@ -70,7 +72,8 @@ def explain_process(
     process = backend.open_inspector().process(question.pid)
     if process is None:
         return None
-    context = open_context(backend, question.profile)
+    facts = Facts(backend, question.profile)
+    context = replace(facts.context, hosts=lambda _: question.hosts)  # nobody has listened to DNS
     flows = dict(_open_flows(backend, process, question))
     if not flows and question.to is not None:
         flow = _flow(question.protocol or TCP, question.to)

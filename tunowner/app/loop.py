@@ -19,7 +19,6 @@ from tunowner.core.engine import Announce, Carry, Engine, Forget, Lookup
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tunowner.app.names import HostNames
     from tunowner.backends.base import DataPlane, OwnerSource, SocketDeaths
     from tunowner.core.engine import Action
     from tunowner.core.model import Decision, FlowKey
@@ -34,7 +33,7 @@ SETTLE_S = 0.25
 class PacketLoop:
     """Runs once, until `stop`; `close` it when no signal handler knows it any more.
 
-    `announce` is told of every decided flow, and must not block. `names` learns while nothing asks.
+    `announce` is told of every decided flow, and must not block.
     """
 
     def __init__(
@@ -44,14 +43,12 @@ class PacketLoop:
         deaths: SocketDeaths,
         engine: Engine,
         announce: Callable[[FlowKey, Decision], None],
-        names: HostNames | None = None,
     ) -> None:
         self._plane = plane
         self._owners = owners
         self._deaths = deaths
         self._engine = engine
         self._announce = announce
-        self._names = names
         self._worker = LookupWorker(owners, self.wake)
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -98,8 +95,6 @@ class PacketLoop:
         selector.register(self._wake_receiver, selectors.EVENT_READ, self._read_wake_ups)
         selector.register(self._deaths.fileno(), selectors.EVENT_READ, self._read_deaths)
         selector.register(self._plane.changes_fileno(), selectors.EVENT_READ, self._note_change)
-        if self._names is not None:
-            selector.register(self._names, selectors.EVENT_READ, self._names.take)
         while not self._stopping:
             due = self._next_due()
             patience = None if due is None else max(0.0, due - time.monotonic())

@@ -11,10 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from tunowner.app.config import load_rules
-from tunowner.app.context import open_context
+from tunowner.app.context import Facts
 from tunowner.app.events import Event, EventMaker, Reporter
 from tunowner.app.loop import PacketLoop
-from tunowner.app.names import HostNames
 from tunowner.app.notify import notify
 from tunowner.backends import open_backend
 from tunowner.backends.base import EbpfSettings, GateSettings
@@ -51,7 +50,7 @@ class Service:
         self._options = options
         self._events = EventMaker()
         self._reporter = Reporter(write)
-        self._names: HostNames | None = None
+        self._names: Callable[[bytes], tuple[str, ...]] = lambda _: ()
 
     def run(self, backend: Backend | None = None) -> None:
         """Intercept until a signal ends it. Puts the system back whatever happens.
@@ -69,12 +68,12 @@ class Service:
             found = backend.open_owners(plane.interface_index, self._options.ebpf)
             owners = undo.enter_context(closing(found))
             deaths = undo.enter_context(closing(backend.open_deaths(tcp=DROP in rules.actions)))
-            self._names = open_names(backend, rules)
-            if self._names:
-                undo.enter_context(closing(self._names))
-            context = open_context(backend, self._options.profile, self._names)
-            engine = Engine(partial(decide, rules, context), dry_run=self._options.dry_run)
-            loop = PacketLoop(plane, owners, deaths, engine, self._announce, self._names)
+            facts = undo.enter_context(closing(Facts(backend, self._options.profile)))
+            facts.serve(rules)
+            self._names = facts.hosts
+            decider = partial(decide, rules, facts.context)
+            engine = Engine(decider, dry_run=self._options.dry_run)
+            loop = PacketLoop(plane, owners, deaths, engine, self._announce)
             undo.callback(loop.close)
             ready = {"device": plane.name, "rules": len(rules.rules), "pid": os.getpid()}
             undo.enter_context(ending.ends(loop))
@@ -96,18 +95,12 @@ class Service:
     def _announce(self, flow: FlowKey, decision: Decision) -> None:
         if not decision.log:
             return
-        hosts = self._names.of(flow.remote) if self._names else ()
-        host = next(iter(hosts), None)
+        host = next(iter(self._names(flow.remote)), None)
         self._reporter.put(partial(self._events.opened, flow, decision, time.time(), host))
 
     def _tell(self, event: str, **fields: object) -> None:
         dry = {"dry_run": True} if self._options.dry_run else {}
         self._reporter.put(partial(self._events.other, event, **fields, **dry))
-
-
-def open_names(backend: Backend, rules: RuleSet) -> HostNames | None:
-    """Open what tells host names, if a rule asks for one."""
-    return HostNames(backend.open_dns_tap()) if rules.asks_for("host") else None
 
 
 def decide(rules: RuleSet, context: Context, flow: FlowKey, owner: Owner) -> Decision:

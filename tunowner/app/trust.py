@@ -24,10 +24,14 @@ MAX_LINKS = 40
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Those who may write, besides nobody. `groups`: of which each member is as good as those."""
+    """Those who may write, besides nobody. `groups`: of which each member is as good as those.
+
+    `above` are the folders above this program: who could replace one could replace the program.
+    """
 
     users: frozenset[int]
     groups: frozenset[int]
+    above: frozenset[Path] = frozenset()
 
     def finding(self, path: str, status: os.stat_result, *, sticky: bool = False) -> Finding | None:
         """Say what is wrong with what `path` leads to. `sticky`: in such a folder all may write.
@@ -50,6 +54,8 @@ class Trust:
     def way(self, path: Path) -> Iterator[Finding]:
         """Yield what is wrong with the links and folders that lead to `path`, the first only."""
         for folder in _folders(path):
+            if folder in self.above:
+                continue
             try:
                 found = self.finding(str(folder), folder.stat(), sticky=True)
             except OSError:
@@ -85,7 +91,8 @@ def trust_of_root(environment: Mapping[str, str] = os.environ) -> Trust | None:
     effective_user: Callable[[], int] | None = getattr(os, "geteuid", None)
     if effective_user is None or effective_user() != 0:
         return None
-    code = Path(__file__).stat()
+    program = Path(__file__).resolve()
+    code = program.stat()
     users, groups = {0, code.st_uid}, set()
     if code.st_mode & stat.S_IWGRP:
         groups.add(code.st_gid)
@@ -93,4 +100,4 @@ def trust_of_root(environment: Mapping[str, str] = os.environ) -> Trust | None:
     if all(text.isdecimal() for text in sudo):
         users.add(int(sudo[0]))
         groups.add(int(sudo[1]))  # the private group of a user with umask 002, mostly
-    return Trust(frozenset(users), frozenset(groups))
+    return Trust(frozenset(users), frozenset(groups), frozenset(program.parents))

@@ -75,14 +75,11 @@ class SocketDeaths(Protocol):
         """Give back what is open. Safe to call twice."""
 
 
-class PacketTap(Protocol):
-    """Copies of some packets that this network namespace sends and gets. Touches nothing."""
+class DnsTap(Protocol):
+    """Hands out copies of the DNS packets that this network namespace sends and receives."""
 
-    def fileno(self) -> int:
-        """A descriptor that is readable when `read` has a packet."""
-
-    def read(self) -> bytes | None:
-        """Return one IP packet, None when none waits. Never blocks, never raises."""
+    def read(self) -> list[bytes]:
+        """Return the IP packets since, oldest first; some may be no DNS. Never blocks."""
 
     def close(self) -> None:
         """Give back what is open. Safe to call twice."""
@@ -212,12 +209,6 @@ class Backend(Protocol):
         Raises BackendError where that is not told.
         """
 
-    def open_dns_tap(self) -> PacketTap:
-        """Open a tap of UDP packets from and to port 53.
-
-        Raises BackendError or PrivilegeError where that is not possible.
-        """
-
     def find_process(
         self,
         protocol: str,
@@ -233,6 +224,9 @@ class Backend(Protocol):
 
     def open_inspector(self) -> Inspector:
         """Open what tells more about processes. There is nothing to close."""
+
+    def open_dns_tap(self) -> DnsTap:
+        """Start to see DNS answers. Raises PrivilegeError or BackendError where it cannot be."""
 
     def interface_of(self, flow: FlowKey) -> str | None:
         """Return the interface that a flow would leave by were there no rules, None if unknown.

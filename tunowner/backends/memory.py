@@ -283,6 +283,23 @@ class MemoryDeaths:
         self._bell.close()
 
 
+class MemoryDnsTap:
+    """A `DnsTap`: `put` lets packets go by."""
+
+    def __init__(self) -> None:
+        self._packets: deque[bytes] = deque()
+        self.closed = False
+
+    def put(self, *packets: bytes) -> None:
+        self._packets += packets
+
+    def read(self) -> list[bytes]:
+        return [self._packets.popleft() for _ in range(len(self._packets))]
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class _Bell:
     """A descriptor that is readable while it rings. A socket pair, since Windows selects no pipe."""
 
@@ -307,30 +324,6 @@ class _Bell:
         self._sender.close()
 
 
-class MemoryTap:
-    """A `PacketTap` that shows what is offered."""
-
-    def __init__(self) -> None:
-        self._bell = _Bell()
-        self._packets: deque[bytes] = deque()
-
-    def offer(self, *packets: bytes) -> None:
-        self._packets += packets
-        self._bell.set(ringing=True)
-
-    def fileno(self) -> int:
-        return self._bell.fileno()
-
-    def read(self) -> bytes | None:
-        if self._packets:
-            return self._packets.popleft()
-        self._bell.set(ringing=False)
-        return None
-
-    def close(self) -> None:
-        self._bell.close()
-
-
 class MemoryBackend:
     """A `Backend` of the two fakes, which are there before anything is opened."""
 
@@ -340,9 +333,9 @@ class MemoryBackend:
         self.plane = plane or MemoryDataPlane()
         self.owners = owners or MemoryOwners()
         self.deaths = MemoryDeaths()
-        self.dns_tap: MemoryTap | None = None
-        """The one that is open."""
         self.inspector = MemoryInspector(self.owners)
+        self.dns_tap: MemoryDnsTap | None = None
+        """There once it was opened."""
         self.interfaces: dict[bytes, str] = {}
         """By the remote address of a flow."""
 
@@ -370,8 +363,8 @@ class MemoryBackend:
     ) -> Owner:
         return self.owners.find(protocol, ip, port, remote)
 
-    def open_dns_tap(self) -> MemoryTap:
-        self.dns_tap = MemoryTap()
+    def open_dns_tap(self) -> MemoryDnsTap:
+        self.dns_tap = MemoryDnsTap()
         return self.dns_tap
 
     def interface_of(self, flow: FlowKey) -> str | None:

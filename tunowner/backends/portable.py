@@ -16,9 +16,10 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunowner.backends.base import Check
 from tunowner.core.model import (
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
     from tunowner.backends.base import (
         DataPlane,
+        DnsTap,
         EbpfSettings,
         GateSettings,
         OwnerSource,
@@ -87,9 +89,8 @@ def read_table() -> Table:
     except psutil.AccessDenied:
         return _read_processes()
     except (psutil.Error, OSError) as error:
-        raise BackendError(
-            f"the connection table cannot be read: {error}", where=BACKEND
-        ) from error
+        what = f"the connection table cannot be read: {error}"
+        raise BackendError(what, where=BACKEND) from error
     return Table([_row(it, it.pid) for it in found])
 
 
@@ -164,20 +165,15 @@ class PortableOwners:
 
     def walk(self, flows: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, Owner]]:
         begun = time.monotonic()
-        table = _read_or_none()
+        table = None
+        with suppress(BackendError):
+            table = read_table()
         for flow in dict.fromkeys(flows):
             ends = (flow.local, flow.local_port, (flow.remote, flow.remote_port))
             yield flow, _owner(table, flow.protocol, *ends, begun)
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-def _read_or_none() -> Table | None:
-    try:
-        return read_table()
-    except BackendError:
-        return None
 
 
 def find_process(protocol: str, ip: str, port: int, remote: tuple[str, int] | None) -> Owner:
@@ -360,19 +356,22 @@ class PortableBackend:
     def open_inspector(self) -> PortableInspector:
         return PortableInspector()
 
-    def open_dns_tap(self) -> NoReturn:
-        raise _only_owners("see host names")
+    def open_dns_tap(self) -> DnsTap:
+        raise _only_owners("see DNS answers")
 
     def interface_of(self, flow: FlowKey) -> str | None:  # noqa: ARG002
         return None  # psutil knows no routes
 
     def connections(self, query: TableQuery) -> list[Connection]:
         """Return the table as psutil has it: one holder for each socket."""
-        inspector, known = PortableInspector(), dict[int, Process | None]()
-        table = (row for row in read_table().rows if row.protocol in query.protocols)
-        rows = [row for row in table if query.port in (0, row.local_port)]
-        for pid in {row.pid for row in rows if row.pid and query.holders}:
-            known[pid] = inspector.process(pid)
+        rows = [
+            row
+            for row in read_table().rows
+            if row.protocol in query.protocols and query.port in (0, row.local_port)
+        ]
+        inspector = PortableInspector()
+        pids = {row.pid for row in rows if row.pid and query.holders}
+        known = {pid: inspector.process(pid) for pid in pids}
         return [_connection(row, known.get(row.pid or 0)) for row in rows]
 
     def doctor(self) -> list[Check]:

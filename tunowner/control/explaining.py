@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Told = Mapping[str, Sequence[str]]
 
-OF_A_LIVE_PROCESS = ("to", "protocol", "profile")
+OF_A_LIVE_PROCESS = ("to", "protocol", "profile", "host")
 """What may be told together with `--pid`; the rest is read from the process."""
 PROTOCOLS = {"tcp": TCP, "udp": UDP, "quic": UDP}
 
@@ -77,7 +77,9 @@ def _live(rules: RuleSet, pid: int, told: Told) -> list[Explained]:
     if protocol and protocol not in PROTOCOLS:
         raise click.UsageError(f"'{protocol}' is no protocol; known: {', '.join(PROTOCOLS)}")
     to = endpoint(told["to"][0], remote=True) if "to" in told else None
-    explained = explain_process(rules, Question(pid, to, PROTOCOLS.get(protocol), profile))
+    hosts = tuple(name.lower().rstrip(".") for name in told.get("host", ()))
+    question = Question(pid, to, PROTOCOLS.get(protocol), profile, hosts)
+    explained = explain_process(rules, question)
     if explained is None:
         click.echo(f"tunowner: no process has the pid {pid}", err=True)
     elif not explained:

@@ -48,8 +48,15 @@ def _flow_line(event: Event) -> str:
     return (
         f"{clock}.{milliseconds:03d} {event['proto']} {_program(owner)} "
         f"{event['src']} -> {event['dst']} {clean(event['action'])}{rule}"
-        f"  {clean(event['why'])}  lookup={event['lookup_us'] / 1000:.1f}ms"
+        f"  {clean(event['why'])}{_marks(event)}  lookup={event['lookup_us'] / 1000:.1f}ms"
     )
+
+
+def _marks(event: Event) -> str:
+    """Return what rules left on a flow that they did not decide."""
+    audits = "".join(f"  audit: {it['rule']} would {it['action']}" for it in event["audited"])
+    tags = "".join(f" #{tag}" for tag in event["tags"])
+    return clean(audits) + (f" {clean(tags)}" if tags else "")
 
 
 def _program(owner: dict[str, object]) -> str:

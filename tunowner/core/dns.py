@@ -1,6 +1,6 @@
 """Host names of addresses, as this machine was told them: DNS read over its shoulder.
 
-`Names` is shown the UDP packets from and to port 53. An answer counts only if its question was
+`HostNames` is shown the UDP packets from and to port 53. An answer counts only if its question was
 seen, from the same port and with the same number, a moment before: whoever sends datagrams with
 source port 53 to us cannot give addresses names. Best effort: what is asked over TLS or HTTPS, from
 a file or a cache filled earlier is not seen, and one address may serve many names.
@@ -19,20 +19,20 @@ from tunowner.core.model import UDP, FlowKey
 from tunowner.core.packet import Segment, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
 PORT = 53
 MAX_ADDRESSES = 8_192
 """Addresses whose names are kept; when full the one told longest ago goes."""
 MAX_NAMES = 16
 """Names of one address: a content network serves many, a browser asks for a few."""
-MAX_RECORDS = 64
+MAX_RECORDS = 256
 """Records of one answer that are read."""
 MAX_ASKED = 2_048
 """Questions that wait for their answer."""
 ANSWER_S = 10.0
 """Twice the 5 s that resolvers wait before they ask again (resolv.conf(5), timeout)."""
-SHORTEST_S = 600.0
+SHORTEST_S = 3_600.0
 """Names are kept this long whatever their TTL: programs keep using an address they looked up."""
 LONGEST_S = 86_400.0
 
@@ -146,8 +146,8 @@ class _Question(NamedTuple):
     name: str
 
 
-class Names:
-    """The table. `now` is monotonic seconds and must never go back."""
+class HostNames:
+    """The names that addresses were looked up by. `now` is monotonic seconds and must never go back."""
 
     def __init__(self) -> None:
         self._asked: Ageing[_Question, bool] = Ageing(MAX_ASKED, ANSWER_S)
@@ -179,16 +179,16 @@ class Names:
         known = self._names.setdefault(answer.address, {})
         self._names.move_to_end(answer.address)
         until = now + min(max(answer.ttl, SHORTEST_S), LONGEST_S)
-        for name in answer.names:
+        for name in reversed(answer.names):  # the latest last, of an answer what was asked for
             known[name] = max(until, known.pop(name, 0.0))
         while len(known) > MAX_NAMES:
             del known[next(iter(known))]
         while len(self._names) > MAX_ADDRESSES:
             self._names.popitem(last=False)
 
-    def of(self, address: bytes, now: float) -> Collection[str]:
-        """Return the names of a packed address, in lower case; none when not known."""
+    def of(self, address: bytes, now: float) -> tuple[str, ...]:
+        """Return the names of a packed address in lower case, the latest first; none if unknown."""
         known = self._names.get(address)
         if known is None:
             return ()
-        return tuple(name for name, until in known.items() if now < until)
+        return tuple(name for name in reversed(known) if now < known[name])

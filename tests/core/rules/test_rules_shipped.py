@@ -51,6 +51,19 @@ MEANING = [
     ("vpn-all-but-some", TUNNEL, TAILSCALE, "direct"),
     ("vpn-all-but-some", flow(port=1194), OPENVPN, "direct"),
     ("vpn-all-but-some", WEB, STEAM, "direct"),
+    ("vpn-browsers", WEB, FIREFOX, "vpn"),
+    ("vpn-browsers", WEB6, FIREFOX, "vpn"),
+    ("vpn-browsers", LAN6, FIREFOX, "direct"),
+    ("vpn-browsers", WEB, owned(CURL), "direct"),
+    ("vpn-browsers", WEB, ABSENT, "direct"),
+    ("block-telemetry", WEB6, app("/usr/bin/whoopsie"), "block"),
+    ("block-telemetry", WEB, owned(CURL), "direct"),
+    ("block-telemetry", WEB, ABSENT, "direct"),
+    ("lan-direct", LAN, ABSENT, "direct"),
+    ("lan-direct", WEB, ABSENT, "direct"),
+    ("developer-tools", flow("203.0.113.5", 8443), FIREFOX, "company"),
+    ("developer-tools", flow("198.51.100.5", 8443), FIREFOX, "direct"),
+    ("scripts-and-children", WEB, FIREFOX, "direct"),
     ("kill-switch", WEB, TORRENT, "vpn"),
     ("kill-switch", WEB6, TORRENT, "vpn"),
     ("kill-switch", DNS, TORRENT, "vpn"),
@@ -75,6 +88,32 @@ def test_a_shipped_file_means_what_it_says(
 
 def test_each_shipped_file_is_tried() -> None:
     assert {file.stem for file in FOLDER.glob("*.yaml")} == {name for name, *_ in MEANING}
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda it: it.stem)
+def test_each_shipped_file_teaches_and_tests_itself(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    rules = load([(file.name, text)])
+    assert len(rules.cases) >= max(1, len(rules.rules))
+    expected = {case.expected for case in rules.cases}
+    decisive = {rule.name for rule in rules.rules if rule.decides}
+    assert decisive <= expected, "each rule is shown to match"
+    assert text.startswith("# ")
+    assert text.count("# ") >= 4
+    assert all(len(line) <= 110 for line in text.splitlines())
+
+
+def test_the_readme_names_each_file() -> None:
+    readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    assert [file.name for file in FOLDER.glob("*.yaml") if f"rules/{file.name}" not in readme] == []
+
+
+def test_the_local_network_may_stand_before_other_files() -> None:
+    first, other = (FOLDER / f"{name}.yaml" for name in ("lan-direct", "block-telemetry"))
+    rules = load([(it.name, it.read_text(encoding="utf-8")) for it in (first, other)])
+    reporter = app("/usr/bin/whoopsie")
+    assert rules.decide(LAN, reporter).action == "direct"
+    assert rules.decide(WEB, reporter).action == "block"
 
 
 def test_the_default_touches_nothing() -> None:

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from tunowner.backends.base import (
         Check,
         DataPlane,
+        DnsTap,
         EbpfSettings,
         GateSettings,
         Inspector,
         OwnerSource,
-        PacketTap,
         SocketDeaths,
         TableQuery,
     )
@@ -67,10 +67,10 @@ class LinuxBackend:
 
         return LinuxInspector()
 
-    def open_dns_tap(self) -> PacketTap:
-        from tunowner.backends.linux.dns_tap import DnsTap
+    def open_dns_tap(self) -> DnsTap:
+        from tunowner.backends.linux.dns_tap import LinuxDnsTap
 
-        return DnsTap()
+        return LinuxDnsTap()
 
     def interface_of(self, flow: FlowKey) -> str | None:
         from tunowner.backends.linux.routes import interface_of
