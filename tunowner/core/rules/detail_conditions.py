@@ -19,7 +19,6 @@ from .moving import doubt_about
 from .patterns import REGEX_PREFIX, Pattern, file_pattern, path_pattern, pattern_text
 from .regexes import MAX_SUBJECT
 from .scripts import NO_SCRIPT, Script, is_interpreter, script_of
-from .shape import expect_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -257,7 +256,7 @@ class Sha256(ProcessCondition):
 
     @staticmethod
     def parse(node: Scalar) -> str:
-        text = expect_text(node)
+        text = node.text
         if not _SHA256.fullmatch(text):
             hint = "write the 64 digits that `sha256sum FILE` prints"
             raise BadValueError("E117", f"{quoted(text)} is no SHA-256", hint)

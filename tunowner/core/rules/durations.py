@@ -90,7 +90,7 @@ def read_moment(node: Scalar) -> float:
 
 def read_duration(node: Scalar) -> int:
     """Read a duration such as 15m or 1h30m; seconds."""
-    text = expect_text(node)
+    text = node.text  # a bare number is no duration either
     found = _DURATION.fullmatch(text)
     numbers = found.groups() if found else ()
     seconds = sum(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from tunowner.errors import ConfigError, Finding
@@ -10,6 +11,10 @@ from tunowner.errors import ConfigError, Finding
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+MAX_COMPARED = 50
+"""Known words that an unknown one is compared with to find the one that was meant."""
+MAX_NAMED = 25
+"""Known words that a hint lists."""
 SHOWN_LENGTH = 60
 """Characters of a file's text that a message repeats; the place leads to the rest."""
 
@@ -94,7 +99,20 @@ def quoted(text: str) -> str:
 
 def suggestion(word: str, known: Collection[str], what: str) -> str:
     """Return a hint: the known word that was probably meant, else all of them."""
-    close = get_close_matches(word[:SHOWN_LENGTH], known, n=1, cutoff=0.7)
+    close = get_close_matches(word[:SHOWN_LENGTH], _alike(word, known), n=1, cutoff=0.7)
     if close:
         return f"did you mean {quoted(close[0])}?"
-    return f"known {what}: {', '.join(known)}" if known else f"no {what} are defined"
+    if not known:
+        return f"no {what} are defined"
+    more = len(known) - MAX_NAMED
+    listed = ", ".join(islice(known, MAX_NAMED)) + (f" and {more} more" if more > 0 else "")
+    return f"known {what}: {listed}"
+
+
+def _alike(word: str, known: Collection[str]) -> Collection[str]:
+    """Return what to compare at length: of many, which takes long, a few that start alike."""
+    if len(known) <= MAX_COMPARED:
+        return known
+    size = len(word)
+    alike = (it for it in known if it[:1] == word[:1] and abs(len(it) - size) <= 2)
+    return list(islice(alike, MAX_COMPARED))

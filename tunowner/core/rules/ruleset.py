@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tunowner.core.model import DIRECT, Audited, Decision
 
+from .condition import Condition
 from .logic import UNKNOWN, Anything
 from .subject import NOTHING_MORE, Subject
 from .trace import Step, Trace, nearest_miss
@@ -131,6 +132,11 @@ class RuleSet:
         taken = (rule.action for rule in self.rules if rule.action and not rule.audit)
         return frozenset((*defaults, *taken))
 
+    def asks_for(self, key: str) -> bool:
+        """Whether a rule has this condition, `host` for example, anywhere in its match."""
+        conditions = (it for rule in self.rules for it in rule.match.conditions())
+        return any(isinstance(it, Condition) and it.key == key for it in conditions)
+
     @property
     def only_direct(self) -> bool:
         """Whether no flow can meet with anything but `direct`."""
@@ -157,9 +163,9 @@ def _doubt(rule: Rule, subject: Subject) -> str:
     """Say what is not known, and who wanted to know: `owner absent; rule 'x' needs app`."""
     needed = rule.match.lacks(subject)
     process = subject.owner.process
-    state = (
-        f"owner {subject.owner.grade}"
-        if process is None
-        else f"{needed} of pid {process.pid} unknown"
-    )
+    if process is None:
+        state = f"owner {subject.owner.grade}"
+    else:
+        whose = f"pid {process.pid}" if process.pid else "the process"
+        state = f"{needed} of {whose} unknown"
     return f"{state}; rule '{rule.name}' needs {needed}"

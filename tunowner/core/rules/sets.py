@@ -137,7 +137,8 @@ class Sets:
             if any(self._reachable([(name, key)])) or (key == INCLUDE and name in self._places):
                 continue
             if name in self._places:
-                held = ", ".join(held for owner, held in self._slots if owner == name) or "nothing"
+                keys = [held for owner, held in self._slots if owner == name and held != INCLUDE]
+                held = ", ".join(keys) or "nothing"
                 message = f"set {quoted(name)} holds no {key}"
                 self._shape.findings.add_missing(
                     reference.place, "E204", message, f"it holds {held}"
