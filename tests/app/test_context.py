@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.core import packets as p
-from tests.core.test_dns import answer, record
+from tests.core.test_dns import told
 from tunowner.app.companion import Companion
 from tunowner.app.context import Facts
 from tunowner.backends.memory import MemoryBackend, MemoryOwners
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CURL = Process(7, 1, "/usr/bin/curl")
 ADDRESS = p.flow().remote
-NAMED = answer("example.org", record("example.org", "A", "203.0.113.5"))
+NAMED = told("example.org", "203.0.113.5")
 
 
 def rules(match: str) -> str:
@@ -61,7 +61,7 @@ def test_names_that_were_seen_up_to_this_moment(backend: MemoryBackend) -> None:
         assert facts.hosts(ADDRESS) == ()
         facts.serve(load([("a.yaml", rules("{ host: example.org }"))]))
         assert backend.dns_tap
-        backend.dns_tap.put(b"nonsense", NAMED)
+        backend.dns_tap.put(b"nonsense", *NAMED)
         assert facts.context.hosts(ADDRESS) == ("example.org",)
     assert facts.hosts(ADDRESS) == ()
     facts.close()
@@ -91,7 +91,7 @@ def test_a_companion_listens_from_the_moment_that_a_rule_asks(
         file.write_text(rules("{ app: curl, host: '*.org' }"))
         companion.reload()
         assert backend.dns_tap
-        backend.dns_tap.put(NAMED)
+        backend.dns_tap.put(*NAMED)
         assert companion.decide(p.SYN4).why == "app 'curl' is /usr/bin/curl; host example.org"
     assert backend.dns_tap.closed
 

@@ -1,113 +1,152 @@
-"""DNS answers as they go by: read right, beside scapy; and any bytes will do."""
+"""Names from DNS answers: what is learnt, what is refused, and that any bytes are survived."""
 
 from __future__ import annotations
 
-import socket
-from struct import pack
-from typing import Any
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scapy.layers.dns import DNS, DNSQR, DNSRR
+from scapy.layers.dns import DNS, DNSQR, DNSRR, dns_compress
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
 
-from tunowner.core.dns import KEPT_S, MAX_NAMES, Answer, HostNames, read_answer
+from tunowner.core import dns
+from tunowner.core.dns import Answer, HostNames, read_message
 
-FIRST, SECOND = bytes((203, 0, 113, 5)), bytes((203, 0, 113, 6))
-SIX = socket.inet_pton(socket.AF_INET6, "2001:db8::5")
-
-
-def record(name: str, kind: str, data: str) -> Any:
-    return DNSRR(rrname=name, type=kind, rdata=data, ttl=60)
-
-
-def answer(asked: str, *records: Any, **fields: Any) -> bytes:
-    return bytes(DNS(**{"qr": 1, "qd": [DNSQR(qname=asked)], "an": [*records], **fields}))
+ADDRESS = ip_address("192.0.2.7").packed
+ADDRESS6 = ip_address("2001:db8::7").packed
 
 
-A = record("example.org", "A", "203.0.113.5")
-GOOD = answer("example.org", A)
+def question(name: str = "www.Example.org", number: int = 7) -> bytes:
+    return bytes(DNS(id=number, rd=1, qd=DNSQR(qname=name)))
 
 
-def test_an_address_has_the_name_that_was_asked_for() -> None:
-    assert read_answer(GOOD) == Answer((FIRST,), ("example.org",))
-    six = answer("Example.ORG", record("example.org", "AAAA", "2001:db8::5"))
-    assert read_answer(six) == Answer((SIX,), ("example.org",))
-
-
-def test_aliases_are_names_too() -> None:
-    message = answer(
-        "www.example.org",
-        record("www.example.org", "CNAME", "edge.example.net"),
-        record("edge.example.net", "CNAME", "e7.cdn.example"),
-        record("e7.cdn.example", "A", "203.0.113.5"),
-        record("e7.cdn.example", "A", "203.0.113.6"),
-        record("unasked.example", "A", "203.0.113.7"),
+def answer(*records: DNSRR, name: str = "www.Example.org", number: int = 7, **fields: int) -> bytes:
+    chain = records[0]
+    for record in records[1:]:
+        chain = chain / record
+    return bytes(
+        DNS(id=number, qr=1, qd=DNSQR(qname=name), an=chain, ancount=len(records), **fields)
     )
-    names = ("www.example.org", "edge.example.net", "e7.cdn.example")
-    assert read_answer(message) == Answer((FIRST, SECOND), names)
 
 
-def test_compressed_names() -> None:
-    """Pointers into the question, as every server writes them."""
-    question = b"\7example\3org\0" + pack("!HH", 1, 1)
-    alias = b"\xc0\x0c" + pack("!HHIH", 5, 1, 60, 6) + b"\3www\xc0\x0c"
-    address = b"\xc0" + bytes([12 + len(question) + 12]) + pack("!HHIH", 1, 1, 60, 4) + FIRST
-    message = pack("!HHHHHH", 7, 0x8180, 1, 2, 0, 0) + question + alias + address
-    assert read_answer(message) == Answer((FIRST,), ("example.org", "www.example.org"))
+A = DNSRR(rrname="www.example.org", type="A", ttl=60, rdata="192.0.2.7")
+AAAA = DNSRR(rrname="www.example.org", type="AAAA", ttl=60, rdata="2001:db8::7")
+ALIAS = DNSRR(rrname="www.example.org", type="CNAME", ttl=60, rdata="cdn.example.net")
+BEHIND = DNSRR(rrname="cdn.example.net", type="A", ttl=5, rdata="192.0.2.7")
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        b"",
-        GOOD[:11],
-        GOOD[:-1],
-        answer("example.org", A, qr=0),
-        answer("example.org", A, rcode=3),
-        answer("example.org", A, tc=1),
-        answer("example.org", A, opcode=2),
-        answer("example.org"),
-        answer("example.org", record("example.org", "TXT", "203.0.113.5")),
-        answer("example.org", record("example.com", "A", "203.0.113.5")),
-        pack("!HHHHHH", 7, 0x8180, 1, 1, 0, 0) + b"\xc0\x0c" + bytes(20),  # a name in a circle
-        pack("!HHHHHH", 7, 0x8180, 1, 1, 0, 0) + b"\x7fx",
-        pack("!HHHHHH", 7, 0x8180, 1, 1, 0, 0) + b"\1a" * 200 + b"\0" + bytes(20),
-    ],
-)
-def test_what_is_no_answer(message: bytes) -> None:
-    assert read_answer(message) is None
+def asks(payload: bytes, port: int = 40_000) -> bytes:
+    return bytes(IP(src="192.0.2.1", dst="192.0.2.53") / UDP(sport=port, dport=53) / payload)
 
 
-@given(st.binary(max_size=200))
-def test_any_bytes_will_do(message: bytes) -> None:
+def tells(payload: bytes, port: int = 40_000) -> bytes:
+    return bytes(IP(src="192.0.2.53", dst="192.0.2.1") / UDP(sport=53, dport=port) / payload)
+
+
+def names_after(*packets: bytes) -> HostNames:
     names = HostNames()
-    names.learn(message, 0.0)
-    names.learn(pack("!HHHHHH", 7, 0x8180, 1, 3, 0, 0) + message, 0.0)
+    for packet in packets:
+        names.packet_seen(packet, 1.0)
+    return names
 
 
-@given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=4))
-def test_an_answer_with_some_bytes_changed(changes: list[tuple[int, int]]) -> None:
-    message = bytearray(GOOD)
-    for place, value in changes:
-        message[place] = value
-    found = read_answer(bytes(message))
-    assert found is None or all(len(address) in (4, 16) for address in found.addresses)
+def told(name: str, address: str) -> tuple[bytes, bytes]:
+    """A question for a name, and the answer with an address."""
+    kind = "AAAA" if ":" in address else "A"
+    record = DNSRR(rrname=name, type=kind, ttl=60, rdata=address)
+    return asks(question(name)), tells(answer(record, name=name))
 
 
 def test_the_latest_name_stands_first() -> None:
-    names = HostNames()
-    for asked in ("a.example", "b.example", "a.example"):
-        names.learn(answer(asked, record(asked, "A", "203.0.113.5")), 1.0)
-    assert names.of(FIRST, 2.0) == ("a.example", "b.example")
-    assert names.of(SECOND, 2.0) == ()
+    packets = [it for name in ("a.org", "b.org", "a.org") for it in told(name, "192.0.2.7")]
+    assert names_after(*packets).of(ADDRESS, 2.0) == ("a.org", "b.org")
 
 
-def test_names_are_forgotten_and_never_too_many() -> None:
+def test_an_answer_gives_names() -> None:
+    names = names_after(asks(question()), tells(answer(A, AAAA)))
+    assert names.of(ADDRESS, 2.0) == ("www.example.org",)
+    assert names.of(ADDRESS6, 2.0) == ("www.example.org",)
+    assert names.of(ip_address("192.0.2.8").packed, 2.0) == ()
+
+
+def test_all_names_on_the_way_count() -> None:
+    names = names_after(asks(question()), tells(answer(ALIAS, BEHIND)))
+    assert names.of(ADDRESS, 2.0) == ("www.example.org", "cdn.example.net")
+
+
+def test_a_compressed_answer() -> None:
+    short = bytes(dns_compress(DNS(answer(ALIAS, BEHIND))))
+    assert len(short) < len(answer(ALIAS, BEHIND))
+    assert read_message(short) == read_message(answer(ALIAS, BEHIND))
+
+
+def test_over_ipv6() -> None:
+    here, there = "2001:db8::1", "2001:db8::53"
+    names = names_after(
+        bytes(IPv6(src=here, dst=there) / UDP(sport=4000, dport=53) / question()),
+        bytes(IPv6(src=there, dst=here) / UDP(sport=53, dport=4000) / answer(A)),
+    )
+    assert names.of(ADDRESS, 1.0) == ("www.example.org",)
+
+
+@pytest.mark.parametrize(
+    "packets",
+    [
+        [tells(answer(A))],
+        [asks(question()), tells(answer(A), port=40_001)],
+        [asks(question()), tells(answer(A, number=8))],
+        [asks(question()), tells(answer(A, name="other.example.org"))],
+        [asks(question()), tells(answer(A, rcode=3))],
+        [asks(question()), tells(answer(BEHIND))],
+        [asks(question()), tells(answer(BEHIND, ALIAS))],
+        [asks(question()), tells(answer(A)[:-2])],
+        [asks(question()), bytes(IP(dst="192.0.2.1") / TCP(sport=53, dport=40_000) / answer(A))],
+    ],
+)
+def test_what_nobody_asked_for_or_makes_no_sense_is_not_believed(packets: list[bytes]) -> None:
+    assert names_after(*packets).of(ADDRESS, 1.0) == ()
+
+
+def test_an_answer_that_comes_too_late_is_not_believed() -> None:
+    names = names_after(asks(question()))
+    names.packet_seen(tells(answer(A)), 1.0 + dns.ANSWER_S)
+    assert names.of(ADDRESS, 12.0) == ()
+
+
+def test_names_are_kept_for_longer_than_their_ttl_but_not_for_ever() -> None:
+    names = names_after(asks(question()), tells(answer(A)))
+    assert names.of(ADDRESS, dns.SHORTEST_S) == ("www.example.org",)
+    assert names.of(ADDRESS, 1.0 + dns.SHORTEST_S) == ()
+
+
+def test_a_pointer_that_leads_nowhere() -> None:
+    head = bytes.fromhex("000780000001000100000000")
+    for name in (b"\xc0\x0c", b"\x01a\xc0\x0e", b"\xc0", b"\x40", b"\x05ab", b"", b"\x01.\x00"):
+        assert read_message(head + name) is None
+
+
+def test_neither_addresses_nor_names_of_one_grow_without_bound() -> None:
     names = HostNames()
-    for number in range(3 * MAX_NAMES):
-        asked = f"{number}.example"
-        names.learn(answer(asked, record(asked, "A", "203.0.113.5")), 1.0)
-    assert len(names.of(FIRST, 2.0)) == MAX_NAMES
-    assert names.of(FIRST, 2.0)[0] == f"{3 * MAX_NAMES - 1}.example"
-    assert names.of(FIRST, 1.0 + KEPT_S) == ()
+    for number in range(dns.MAX_ADDRESSES + 10):
+        names._learn(Answer(number.to_bytes(4, "big"), ("x",), 60), 1.0)
+    assert len(names) == dns.MAX_ADDRESSES
+    for number in range(dns.MAX_NAMES + 5):
+        names._learn(Answer(ADDRESS, (f"n{number}",), 60), 1.0)
+    assert len(names.of(ADDRESS, 1.0)) == dns.MAX_NAMES
+    assert "n20" in names.of(ADDRESS, 1.0)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_survived(data: bytes) -> None:
+    read_message(data)
+    names_after(data, tells(data), asks(data))
+
+
+@given(st.integers(0, 120), st.integers(0, 255))
+def test_one_wrong_byte_is_survived(position: int, value: int) -> None:
+    payload = bytearray(answer(ALIAS, BEHIND, AAAA))
+    payload[position % len(payload)] = value
+    message = read_message(bytes(payload))
+    assert message is None or all(len(it.address) in (4, 16) for it in message.answers)

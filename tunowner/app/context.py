@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING
 
 from tunowner.core.dns import HostNames
 from tunowner.core.rules import Context
-from tunowner.core.rules.context_conditions import Host
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tunowner.backends.base import Backend, DnsTap
     from tunowner.core.model import Process
     from tunowner.core.rules import RuleSet
-    from tunowner.core.rules.logic import Matcher
 
 
 class Facts:
@@ -47,7 +43,7 @@ class Facts:
         Raises PrivilegeError or BackendError where they cannot be seen.
         """
         with self._lock:
-            if self._tap is None and any(_asks_for_host(rule.match) for rule in rules.rules):
+            if self._tap is None and rules.asks_for("host"):
                 self._tap = self._backend.open_dns_tap()
 
     def hosts(self, address: bytes) -> tuple[str, ...]:
@@ -56,8 +52,8 @@ class Facts:
             if self._tap is None:
                 return ()
             now = time.monotonic()
-            for message in self._tap.read():
-                self._names.learn(message, now)
+            for packet in self._tap.read():
+                self._names.packet_seen(packet, now)
             return self._names.of(address, now)
 
     def close(self) -> None:
@@ -70,14 +66,3 @@ class Facts:
     def _sha256(self, process: Process) -> str | None:
         details = self._inspector.details(process, sha256=True)
         return None if details is None else details.sha256
-
-
-def _asks_for_host(match: Matcher) -> bool:
-    return any(isinstance(part, Host) for part in _parts(match))
-
-
-def _parts(match: object) -> Iterator[object]:
-    """Yield a matcher and all that it is made of."""
-    yield match
-    for part in (*getattr(match, "parts", ()), *filter(None, (getattr(match, "part", None),))):
-        yield from _parts(part)

@@ -79,10 +79,10 @@ class SocketDeaths(Protocol):
 
 
 class DnsTap(Protocol):
-    """Hands out copies of the DNS messages that this network namespace receives."""
+    """Hands out copies of the DNS packets that this network namespace sends and receives."""
 
     def read(self) -> list[bytes]:
-        """Return the messages since, oldest first; any bytes, for all that is known. Never blocks."""
+        """Return the IP packets since, oldest first; some may be no DNS. Never blocks."""
 
     def close(self) -> None:
         """Give back what is open. Safe to call twice."""

@@ -284,17 +284,17 @@ class MemoryDeaths:
 
 
 class MemoryDnsTap:
-    """A `DnsTap`: `put` lets messages go by."""
+    """A `DnsTap`: `put` lets packets go by."""
 
     def __init__(self) -> None:
-        self._messages: deque[bytes] = deque()
+        self._packets: deque[bytes] = deque()
         self.closed = False
 
-    def put(self, *messages: bytes) -> None:
-        self._messages += messages
+    def put(self, *packets: bytes) -> None:
+        self._packets += packets
 
     def read(self) -> list[bytes]:
-        return [self._messages.popleft() for _ in range(len(self._messages))]
+        return [self._packets.popleft() for _ in range(len(self._packets))]
 
     def close(self) -> None:
         self.closed = True

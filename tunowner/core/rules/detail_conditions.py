@@ -130,7 +130,7 @@ class Container(_DetailText):
     @staticmethod
     def parse(node: Scalar) -> Pattern:
         pattern = _kind_pattern(node, _CONTAINERS, "container", "docker:0123456789ab or docker:*")
-        short = pattern.regex is None and _SHORT_ID.fullmatch(pattern.text)
+        short = pattern.is_literal and _SHORT_ID.fullmatch(pattern.text)
         return Pattern.words(pattern.text + "*") if short else pattern
 
     @staticmethod
@@ -162,7 +162,7 @@ class Service(_DetailText):
     @staticmethod
     def parse(node: Scalar) -> Pattern:
         pattern = Pattern.words(pattern_text(node))
-        whole = pattern.regex is not None or "." in pattern.text
+        whole = not pattern.is_literal or "." in pattern.text
         return pattern if whole else Pattern.words(f"{pattern.text}.service")
 
     @staticmethod

@@ -53,7 +53,12 @@ def is_literal(glob: str) -> bool:
 
 
 def compile_glob(glob: str, *, paths: bool = True) -> re.Pattern[str]:
-    """Return a pattern whose `fullmatch` is the glob's; `BadValueError` E101 for a bad class.
+    """Return a pattern whose `fullmatch` is the glob's; see `translate`."""
+    return re.compile(translate(glob, paths=paths), re.DOTALL)
+
+
+def translate(glob: str, *, paths: bool = True) -> str:
+    """Return the glob as a regular expression; `BadValueError` E101 for a bad class.
 
     Without `paths`, `/` is a character like any other: `*` is any run, `?` any character.
     """
@@ -63,8 +68,7 @@ def compile_glob(glob: str, *, paths: bool = True) -> re.Pattern[str]:
             pieces.append([])
         pieces[-1].append(part)
     *early, last = pieces
-    text = "".join(map(_committed, early)) + _open_ended(last)
-    return re.compile(text, re.DOTALL)
+    return "".join(map(_committed, early)) + _open_ended(last)
 
 
 def _committed(piece: list[_Part]) -> str:

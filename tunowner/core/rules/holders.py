@@ -10,7 +10,7 @@ from tunowner.core.model import Grade
 from .logic import UNKNOWN, Matcher, Tally, Truth, agreed, every, some, tally_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from tunowner.core.model import Process
 
@@ -57,6 +57,9 @@ class Holders(Matcher):
             if truth is UNKNOWN:
                 result = UNKNOWN
         return result
+
+    def conditions(self) -> Iterator[object]:
+        return iter(self.parts)
 
     def because(self, subject: Subject, /) -> str:
         candidates = subject.owner.candidates

@@ -82,7 +82,7 @@ def _covers_networks(wide: Ip, narrow: Ip) -> bool:
 def _covers_pattern(wide: App | Path, narrow: Pattern) -> bool:
     if narrow in wide.values:
         return True
-    if narrow.regex is None:
+    if narrow.is_literal:
         name = narrow.text.rpartition("/")[2]
         return any(
             it.fits(name if it.on_name else narrow.text)

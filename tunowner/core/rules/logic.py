@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from .subject import Subject
 
@@ -94,6 +95,10 @@ class Matcher(ABC):
         """Name the condition that is unknown."""
         raise AssertionError(f"{self} is never unknown")
 
+    def conditions(self) -> Iterator[object]:
+        """Yield the leaves of the tree: what is asked in the end."""
+        yield self
+
     def tally(self, subject: Subject, /) -> Tally:
         """Count the conditions that must all hold."""
         return tally_of(self.test(subject), str(self))
@@ -153,6 +158,9 @@ class All(Matcher):
                 result = UNKNOWN
         return result
 
+    def conditions(self) -> Iterator[object]:
+        return chain.from_iterable(part.conditions() for part in self.parts)
+
     def because(self, subject: Subject, /) -> str:
         return "; ".join(part.because(subject) for part in self.parts)
 
@@ -185,6 +193,9 @@ class Any(Matcher):
     def test(self, subject: Subject, /) -> Truth:
         return some(part.test(subject) for part in self.parts)
 
+    def conditions(self) -> Iterator[object]:
+        return chain.from_iterable(part.conditions() for part in self.parts)
+
     def because(self, subject: Subject, /) -> str:
         return _first(self.parts, subject, True).because(subject)
 
@@ -211,6 +222,9 @@ class Not(Matcher):
 
     def test(self, subject: Subject, /) -> Truth:
         return negated(self.part.test(subject))
+
+    def conditions(self) -> Iterator[object]:
+        return self.part.conditions()
 
     def because(self, _subject: Subject, /) -> str:
         return f"not ({self.part})"

@@ -199,7 +199,7 @@ class AppTable(Table):
 def _app_key(pattern: Pattern) -> str | None:
     """Return a name, a path, a folder with its `/`, or the start of a name with a `*`."""
     text = pattern.text
-    if pattern.regex is None:
+    if pattern.is_literal:
         return text
     if pattern.anywhere:
         return None
@@ -284,7 +284,7 @@ class HostTable(Table):
 
 def _host_key(pattern: Pattern) -> str | None:
     """Return a name, or a domain with the dot before it."""
-    if pattern.regex is None:
+    if pattern.is_literal:
         return pattern.text
     rest = pattern.text[1:]
     fits = pattern.text.startswith("*.") and not any(it in rest for it in _SPECIAL)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .findings import BadValueError, quoted
-from .globs import compile_glob, is_literal
+from .globs import is_literal, translate
 from .regexes import MAX_SUBJECT, compile_regex
 from .shape import expect_text
 
@@ -20,39 +20,49 @@ _ABSOLUTE = re.compile(r"/|[A-Za-z]:/|\*\*")
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """One pattern. `regex` is None for a literal, which is compared whole.
+    """One pattern. `source` is its regular expression, None for a literal, compared whole.
 
-    `on_name`: it is meant for the last component of a path. Compared by what it says, not by what
-    it was compiled to.
+    `on_name`: it is meant for the last component of a path. `anywhere`: it is searched. Compiled
+    when it is first used: of thousands of rules, few ever are.
     """
 
     text: str
     on_name: bool
-    regex: re.Pattern[str] | None
+    source: str | None
     anywhere: bool = False
+    _compiled: list[re.Pattern[str]] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
     def glob(cls, text: str, *, on_name: bool) -> Pattern:
-        return cls(text, on_name, None if is_literal(text) else compile_glob(text))
+        return cls(text, on_name, None if is_literal(text) else translate(text))
 
     @classmethod
     def words(cls, text: str) -> Pattern:
         """Take a glob for text that is no path: `*` is any run of any characters, or `re:...`."""
         if text.startswith(REGEX_PREFIX):
             return cls.expression(text)
-        return cls(text, False, None if is_literal(text) else compile_glob(text, paths=False))
+        return cls(text, False, None if is_literal(text) else translate(text, paths=False))
 
     @classmethod
     def expression(cls, text: str) -> Pattern:
         """Take `re:...`, searched anywhere."""
-        return cls(text, False, compile_regex(text.removeprefix(REGEX_PREFIX)), anywhere=True)
+        source = text.removeprefix(REGEX_PREFIX)
+        return cls(text, False, source, True, [compile_regex(source)])
+
+    @property
+    def is_literal(self) -> bool:
+        """Whether it fits nothing but its own text."""
+        return self.source is None
 
     def fits(self, subject: str) -> bool:
-        if self.regex is None:
+        if self.source is None:
             return subject == self.text
+        if not self._compiled:
+            self._compiled.append(re.compile(self.source, re.DOTALL))
+        regex = self._compiled[0]
         if self.anywhere:
-            return len(subject) <= MAX_SUBJECT and self.regex.search(subject) is not None
-        return self.regex.fullmatch(subject) is not None
+            return len(subject) <= MAX_SUBJECT and regex.search(subject) is not None
+        return regex.fullmatch(subject) is not None
 
 
 def path_pattern(text: str) -> Pattern:

@@ -42,9 +42,12 @@ class _Executable(ProcessCondition):
 
     @classmethod
     def build(cls, written: str, values: Sequence[Pattern]) -> Self:
-        literals = frozenset(value.text for value in values if value.regex is None)
+        literals = frozenset(value.text for value in values if value.is_literal)
         return cls(
-            written, tuple(values), literals, tuple(value for value in values if value.regex)
+            written,
+            tuple(values),
+            literals,
+            tuple(value for value in values if not value.is_literal),
         )
 
     def test(self, process: Process, _subject: Subject, /) -> Truth:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tunowner.core.model import DIRECT, Audited, Decision
 
+from .condition import Condition
 from .logic import UNKNOWN, Anything
 from .subject import NOTHING_MORE, Subject
 from .trace import Step, Trace, nearest_miss
@@ -130,6 +131,11 @@ class RuleSet:
         defaults = (self.default_action, self.when_unknown)
         taken = (rule.action for rule in self.rules if rule.action and not rule.audit)
         return frozenset((*defaults, *taken))
+
+    def asks_for(self, key: str) -> bool:
+        """Whether a rule has this condition, `host` for example, anywhere in its match."""
+        conditions = (it for rule in self.rules for it in rule.match.conditions())
+        return any(isinstance(it, Condition) and it.key == key for it in conditions)
 
     @property
     def only_direct(self) -> bool:
