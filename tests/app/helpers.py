@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.core import packets as p
+from tunowner.app.judge import Judge
 from tunowner.app.loop import PacketLoop
 from tunowner.backends.memory import MemoryBackend, MemoryOwners
 from tunowner.core.engine import Engine
 from tunowner.core.model import Decision, FlowKey, Grade, Owner, Process
+from tunowner.core.rules import Context, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,23 +55,37 @@ class BlockedOwners(MemoryOwners):
         yield from super().walk(flows)
 
 
+class JudgeOf(Judge):
+    """Decides at once by a function; off the loop only for practice."""
+
+    def __init__(self, function: Callable[[FlowKey, Owner], Decision]) -> None:
+        super().__init__(load([("none.yaml", "version: 1\nrules: []\n")]), Context())
+        self._function = function
+
+    def at_once(self, flow: FlowKey, owner: Owner) -> Decision:
+        return self._function(flow, owner)
+
+
 @dataclass
 class Run:
     """A loop and everything round it. `ended` holds what `run` raised."""
 
     backend: MemoryBackend
     action: str = "direct"
+    judge: Judge | None = None
     decided: list[tuple[FlowKey, Owner]] = field(default_factory=list)
     announced: list[tuple[FlowKey, Decision]] = field(default_factory=list)
     raised: BaseException | None = None
 
     def __post_init__(self) -> None:
-        self.engine = Engine(self._decide)
+        judge = self.judge or JudgeOf(self._decide)
+        self.engine = Engine(self._decide if self.judge is None else judge.decide)
         self.loop = PacketLoop(
             self.backend.plane,
             self.backend.owners,
             self.backend.deaths,
             self.engine,
+            judge,
             lambda flow, decision: self.announced.append((flow, decision)),
         )
         self._thread = threading.Thread(target=self._run, name="loop-under-test")
@@ -105,9 +121,11 @@ class Run:
 
 
 @contextmanager
-def running(owners: MemoryOwners | None = None, action: str = "direct") -> Iterator[Run]:
+def running(
+    owners: MemoryOwners | None = None, action: str = "direct", judge: Judge | None = None
+) -> Iterator[Run]:
     """A loop that runs; at the end it must stop, without an error unless the test took it."""
-    run = Run(MemoryBackend(owners=owners), action)
+    run = Run(MemoryBackend(owners=owners), action, judge)
     run.start()
     try:
         yield run

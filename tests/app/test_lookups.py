@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.app.helpers import CURL, BlockedOwners, flow_of, wait_for
+from tests.app.helpers import CURL, BlockedOwners, JudgeOf, flow_of, wait_for
 from tunowner.app.lookups import LookupWorker
 from tunowner.core.engine import Lookup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tunowner.core.model import Owner
+    from tunowner.core.model import Decision, FlowKey, Owner
 
 
 class Bench:
@@ -23,9 +23,12 @@ class Bench:
     def __init__(self) -> None:
         self.owners = BlockedOwners()
         self.calls = 0
-        self.worker = LookupWorker(self.owners, self._wake)
+        self.worker = LookupWorker(self.owners, JudgeOf(self._never), self._wake)
         self.answers: list[tuple[int, Owner]] = []
         self.worker.start()
+
+    def _never(self, _flow: FlowKey, _owner: Owner) -> Decision:
+        raise AssertionError("the worker decides nothing at once")
 
     def submit(self, port: int, ticket: int) -> None:
         self.owners.put(flow_of(port), CURL)

@@ -12,7 +12,8 @@ import pytest
 
 from tests.app.helpers import CURL, flow_of, syn, wait_for
 from tunowner.app.config import load_rules
-from tunowner.app.service import RunOptions, Service, decide
+from tunowner.app.judge import Judge
+from tunowner.app.service import RunOptions, Service
 from tunowner.backends.memory import Carried, MemoryBackend, MemoryOwners
 from tunowner.core.model import (
     BLOCK,
@@ -242,7 +243,7 @@ class TestDecide:
         return Owner(grade, tuple(Process(pid, 1, "/bin/x") for pid in pids))
 
     def test_its_own_flows_never_wait_for_it(self, rules: str) -> None:
-        decision = decide(load_rules([rules]), Context(), flow_of(1), self.owned(os.getpid()))
+        decision = Judge(load_rules([rules]), Context()).decide(flow_of(1), self.owned(os.getpid()))
         assert (decision.action, decision.rule) == (DIRECT, None)
         assert "own" in decision.why
 
@@ -253,4 +254,4 @@ class TestDecide:
             self.owned(os.getpid(), os.getpid() + 1, grade=Grade.AMBIGUOUS),
             Owner(Grade.ABSENT),
         ):
-            assert decide(loaded, Context(), flow_of(1), owner).action == DROP
+            assert Judge(loaded, Context()).decide(flow_of(1), owner).action == DROP

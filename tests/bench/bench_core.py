@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from scapy.layers.inet import IP, TCP
 
 from tests.bench.report import Report
-from tunowner.app.service import decide
+from tunowner.app.judge import decide
 from tunowner.core.engine import Announce, Carry, Engine, Lookup
 from tunowner.core.model import Grade, Owner, Process
 from tunowner.core.packet import parse

@@ -88,21 +88,21 @@ def test_a_new_flow_is_looked_up_decided_carried_and_announced(
     assert (desk.count("packets"), desk.count("flows"), desk.count("pending")) == (1, 1, 0)
 
 
-def test_a_flow_whose_owner_is_known_at_once_is_never_pending(desk: Desk) -> None:
-    quick = {TCP4: CURL}.get
+def test_a_flow_that_is_decided_at_once_is_never_pending(desk: Desk) -> None:
+    quick = {TCP4: desk.announce(TCP4).decision}.get
     actions = desk.engine.packet_read(p.SYN4, 0.0, quick)
     assert actions == [Carry(p.SYN4, TCP4, "vpn", first=True), desk.announce(TCP4)]
     assert desk.engine.packet_read(p.UDP4, 0.0, quick) == [Lookup(UDP4, 1)]
     assert (desk.count("flows"), desk.count("pending")) == (2, 1)
     again = desk.engine.packet_read(p.SYN4, 1.0, quick)
     assert again == [Carry(p.SYN4, TCP4, "vpn")], "a retransmission"
-    assert desk.asked == [(TCP4, CURL)]
+    assert desk.asked == []
 
 
-def test_the_next_connection_on_a_pending_flows_ports_may_be_known_at_once(desk: Desk) -> None:
+def test_the_next_connection_on_a_pending_flows_ports_may_be_decided_at_once(desk: Desk) -> None:
     assert desk.read(p.SYN4) == [Lookup(TCP4, 1)]
-    newer = p.ipv4(p.tcp(seq=8))
-    (carried, _) = desk.engine.packet_read(newer, 0.0, lambda _: CURL)
+    newer, decision = p.ipv4(p.tcp(seq=8)), desk.announce(TCP4).decision
+    (carried, _) = desk.engine.packet_read(newer, 0.0, lambda _: decision)
     assert carried == Carry(newer, TCP4, "vpn", first=True)
     assert desk.answer(1) == []
     assert (desk.count("superseded"), desk.count("pending")) == (1, 0)

@@ -121,9 +121,13 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(packet=packets(), known=st.sampled_from([None, None, *OWNERS]))
     def packet_read(self, packet: bytes, known: Owner | None) -> None:
         """The owner is `known` at once, or not."""
+
+        def quick(flow: FlowKey) -> Decision | None:
+            return None if known is None else self.decide(flow, known)
+
         self.read[packet] += 1
         self.nowhere += destination(packet) is None
-        actions = self.engine.packet_read(packet, self.now, lambda _: known)
+        actions = self.engine.packet_read(packet, self.now, quick)
         assert known is None or not any(isinstance(action, Lookup) for action in actions)
         self.perform(actions)
 

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING
 from tunowner.app.config import load_rules
 from tunowner.app.context import Facts
 from tunowner.app.find import check_question
+from tunowner.app.judge import decide
 from tunowner.app.resolver import OwnerResolver
-from tunowner.app.service import decide
 from tunowner.backends import open_backend
 from tunowner.core.ageing import Ageing
 from tunowner.core.engine import FRAGMENT_S, MAX_FRAGMENTED

@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tunowner.app.judge import Judge
     from tunowner.backends.base import OwnerSource
     from tunowner.core.engine import Lookup
     from tunowner.core.model import FlowKey, Owner
 
 
 class LookupWorker:
-    """One thread. `wake` is called from it whenever `answers` has something."""
+    """One thread. `wake` is called from it whenever `answers` has something.
 
-    def __init__(self, owners: OwnerSource, wake: Callable[[], None]) -> None:
+    Before an owner is handed on, the rules are asked about it here: see `judge`.
+    """
+
+    def __init__(self, owners: OwnerSource, judge: Judge, wake: Callable[[], None]) -> None:
         self._owners = owners
+        self._judge = judge
         self._wake = wake
         self._waiting: deque[Lookup] = deque()
         self._answers: deque[tuple[int, Owner]] = deque()
@@ -66,6 +71,7 @@ class LookupWorker:
         if not batch:
             return
         for flow, owner in self._owners.walk(list(batch)):
+            self._judge.decide(flow, owner)
             self._answers.append((batch[flow], owner))
             self._wake()
             if self._stopping:

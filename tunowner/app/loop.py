@@ -19,9 +19,10 @@ from tunowner.core.engine import Announce, Carry, Engine, Forget, Lookup
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from tunowner.app.judge import Judge
     from tunowner.backends.base import DataPlane, OwnerSource, SocketDeaths
     from tunowner.core.engine import Action
-    from tunowner.core.model import Decision, FlowKey, Owner
+    from tunowner.core.model import Decision, FlowKey
 
 PACKETS_PER_TURN = 16
 """Packets read before the other four are looked at again, about 1.5 ms of work: a verdict must end
@@ -42,14 +43,16 @@ class PacketLoop:
         owners: OwnerSource,
         deaths: SocketDeaths,
         engine: Engine,
+        judge: Judge,
         announce: Callable[[FlowKey, Decision], None],
     ) -> None:
         self._plane = plane
         self._owners = owners
         self._deaths = deaths
         self._engine = engine
+        self._judge = judge
         self._announce = announce
-        self._worker = LookupWorker(owners, self.wake)
+        self._worker = LookupWorker(owners, judge, self.wake)
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
@@ -163,8 +166,9 @@ class PacketLoop:
                 case _:
                     assert_never(action)
 
-    def _quick(self, flow: FlowKey) -> Owner | None:
-        return self._owners.quick(flow, self._empty_at)
+    def _quick(self, flow: FlowKey) -> Decision | None:
+        owner = self._owners.quick(flow, self._empty_at)
+        return None if owner is None else self._judge.at_once(flow, owner)
 
     def _let_go(self) -> None:
         """Pass on what is held and what still waits in the device: nothing of it is ours now."""

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Self
 from tunowner.app.config import load_rules
 from tunowner.app.context import Facts
 from tunowner.app.events import Event, EventMaker, Reporter
+from tunowner.app.judge import Judge
 from tunowner.app.loop import PacketLoop
 from tunowner.app.notify import notify
 from tunowner.backends import open_backend
 from tunowner.backends.base import EbpfSettings, GateSettings
 from tunowner.core.engine import Engine
-from tunowner.core.model import DIRECT, Decision, FlowKey, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tunowner.backends.base import Backend
-    from tunowner.core.rules import Context, RuleSet
+    from tunowner.core.model import Decision, FlowKey
+    from tunowner.core.rules import RuleSet
 
     Statistics = Callable[[], dict[str, int]]
 
@@ -72,9 +73,9 @@ class Service:
             facts = undo.enter_context(closing(Facts(backend, self._options.profile)))
             facts.serve(rules)
             self._names = facts.hosts
-            decider = partial(decide, rules, facts.context)
-            engine = Engine(decider, dry_run=self._options.dry_run)
-            loop = PacketLoop(plane, owners, deaths, engine, self._announce)
+            judge = Judge(rules, facts.context)
+            engine = Engine(judge.decide, dry_run=self._options.dry_run)
+            loop = PacketLoop(plane, owners, deaths, engine, judge, self._announce)
             undo.callback(loop.close)
             ready = {"device": plane.name, "rules": len(rules.rules), "pid": os.getpid()}
             undo.enter_context(ending.ends(loop))
@@ -102,14 +103,6 @@ class Service:
     def _tell(self, event: str, **fields: object) -> None:
         dry = {"dry_run": True} if self._options.dry_run else {}
         self._reporter.put(partial(self._events.other, event, **fields, **dry))
-
-
-def decide(rules: RuleSet, context: Context, flow: FlowKey, owner: Owner) -> Decision:
-    """Decide by the rules, except for this process itself: its flows must never wait for it."""
-    process = owner.process
-    if process is not None and process.pid == os.getpid():
-        return Decision(DIRECT, owner, why="tunowner's own")
-    return rules.decide(flow, owner, context)
 
 
 class _Ending:

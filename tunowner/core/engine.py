@@ -1,6 +1,6 @@
 """The flow engine: packets and owners go in, actions come out. Pure: no I/O, no threads, no clock.
 
-A flow is *new* when its first packet is read. Unless its owner is known at once it becomes
+A flow is *new* when its first packet is read. Unless it can be decided at once it becomes
 *pending*: its packets are held and one `Lookup` is asked for. When the owner is known
 (`owner_resolved`), or the wait has been too long (`tick`), the rules decide once, the held packets
 are carried, and the flow is *recent*: what was already on its way when the decision fell follows it
@@ -29,8 +29,8 @@ from tunowner.core.packet import FragmentKey, Segment, Unreadable, destination, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Quick = Callable[[FlowKey], Owner | None]
-    """Answers at once or not at all."""
+    Quick = Callable[[FlowKey], Decision | None]
+    """Decides at once or not at all."""
 
 MAX_HELD_PER_FLOW = 8
 """A SYN and its retransmissions, or the first burst of a UDP sender; Linux queues 3 for ARP."""
@@ -55,8 +55,8 @@ MAX_FRAGMENTED = 1_024
 _OVER = float("-inf")
 
 
-def nobody_knows(_: FlowKey) -> None:
-    """Answer nothing at once."""
+def never(_: FlowKey) -> None:
+    """Decide nothing at once."""
 
 
 class Lookup(NamedTuple):
@@ -159,10 +159,10 @@ class Engine:
         """Return a snapshot of the counters, and how many flows are `pending` now."""
         return {**asdict(self._statistics), "pending": len(self._pending)}
 
-    def packet_read(self, packet: bytes, now: float, quick: Quick = nobody_knows) -> list[Action]:
+    def packet_read(self, packet: bytes, now: float, quick: Quick = never) -> list[Action]:
         """Take one packet as read from the device.
 
-        Who opened a new flow is asked of `quick` first: with an answer the flow is decided at once.
+        A new flow is put to `quick` first.
         """
         self._now = now
         self._statistics.packets += 1
@@ -270,10 +270,10 @@ class Engine:
         return [Carry(packet, None, DIRECT)] if destination(packet) else []
 
     def _open(self, segment: Segment, packet: bytes, quick: Quick) -> list[Action]:
-        owner = quick(segment.flow)
-        if owner is not None:
+        decision = quick(segment.flow)
+        if decision is not None:
             self._statistics.flows += 1
-            return self._decided(segment.flow, segment.sequence, [packet], owner)
+            return self._decided(segment.flow, segment.sequence, [packet], decision)
         if len(self._pending) >= MAX_PENDING:
             self._statistics.dropped_table_full += 1
             return []
@@ -304,12 +304,11 @@ class Engine:
 
     def _settle(self, flow: FlowKey, owner: Owner) -> list[Action]:
         entry = self._forget(flow)
-        return self._decided(flow, entry.sequence, entry.packets, owner)
+        return self._decided(flow, entry.sequence, entry.packets, self._decide(flow, owner))
 
     def _decided(
-        self, flow: FlowKey, sequence: int, packets: list[bytes], owner: Owner
+        self, flow: FlowKey, sequence: int, packets: list[bytes], decision: Decision
     ) -> list[Action]:
-        decision = self._decide(flow, owner)
         self._recent.put(flow, _Recent(sequence, self._now, decision.action), self._now)
         way = self._way(decision.action)
         carried = [Carry(packet, flow, way, not at) for at, packet in enumerate(packets)]
