@@ -76,7 +76,11 @@ def _fits(row: SocketRow, flow: FlowKey) -> bool:
 
 
 def _rows(table: str, family: int, protocol: int = 0) -> Iterator[SocketRow]:
-    for line in Path(f"/proc/thread-self/net/{table}").read_bytes().splitlines()[1:]:
+    try:
+        text = Path(f"/proc/thread-self/net/{table}").read_bytes()
+    except FileNotFoundError:  # IPv6 is off
+        return
+    for line in text.splitlines()[1:]:
         fields = line.split()
         (local, port), (remote, _) = (field.split(b":") for field in fields[1:3])
         inode = int(fields[9])
