@@ -32,6 +32,8 @@ class Row:
         """Return the columns as text."""
         peer = "" if self.peer is None else f"{number(self.peer)} {self.peer_is}".strip()
         ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
+        if self.ratio and self.ratio < 0.01:
+            ratio = f"1/{1 / self.ratio:,.0f}"
         reached = {None: "", True: "yes", False: "no"}[self.reached]
         return [self.what, f"{number(self.ours)} {self.unit}", peer, ratio, self.target, reached]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from functools import cache
 from typing import TYPE_CHECKING
 
 from tunowner.app.sockets import address_text
@@ -11,7 +12,7 @@ from tunowner.control.render import clean
 from tunowner.core.model import PROTOCOL_NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tunowner.app.who import Answer, ProcessAnswer
     from tunowner.core.model import Connection, Process, ProcessDetails
@@ -98,13 +99,13 @@ def _state(row: Connection) -> str:
 
 def sockets_table(rows: Sequence[Connection]) -> Iterator[str]:
     """Yield the lines of the connection table, the headings first."""
-    cells = [HEADINGS, *map(_cells, rows)]
+    held = cache(_holder_cells)  # a process has many sockets, a table thousands
+    cells = [HEADINGS, *(_cells(row, held) for row in rows)]
     columns = zip(*cells, strict=True)
     widths = [min(WIDEST, max(map(len, column))) for column in columns]
-    for line in cells:
-        yield "  ".join(
-            text.ljust(width) for text, width in zip(line, widths, strict=True)
-        ).rstrip()
+    line = "  ".join(f"{{:<{width}}}" for width in widths)
+    for texts in cells:
+        yield line.format(*texts).rstrip()
 
 
 def _end(address: bytes, port: int) -> str:
@@ -112,15 +113,22 @@ def _end(address: bytes, port: int) -> str:
     return f"{text}:{port}" if len(address) == 4 else f"[{text}]:{port}"
 
 
-def _cells(row: Connection) -> tuple[str, ...]:
-    """Word a row. Several holders are told by their number; without one the grade says why."""
+def _cells(
+    row: Connection, held: Callable[[Process, int], tuple[str, str, str, str]]
+) -> tuple[str, ...]:
+    """Word a row. Without a holder the grade says why."""
     process = row.process
     remote = _end(row.remote, row.remote_port) if row.remote_port else "*"
     local = _end(row.local, row.local_port)
     socket = (PROTOCOL_NAMES[row.protocol], _state(row) or "-", local, remote)
     if process is None:
         return (*socket, clean("-" if row.uid is None else row.uid), "-", f"({row.grade})", "")
-    more = f" +{len(row.holders) - 1}" if len(row.holders) > 1 else ""
+    return (*socket, *held(process, len(row.holders)))
+
+
+def _holder_cells(process: Process, holders: int) -> tuple[str, str, str, str]:
+    """Word the first holder; the others are told by their number."""
+    more = f" +{holders - 1}" if holders > 1 else ""
     path = clean(process.path or "?") + (" (deleted)" if process.deleted else "")
     user = clean(process.uid if process.user is None else process.user)
-    return (*socket, user, f"{process.pid}{more}", clean(process.name or "?"), path)
+    return user, f"{process.pid}{more}", clean(process.name or "?"), path

@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280}
 """bpf(2) in <asm/unistd.h>."""
-_MAP_CREATE, _MAP_UPDATE, _PROGRAM_LOAD, _PROGRAM_RUN, _LINK_CREATE, _ITERATOR_CREATE = (
-    *(0, 2, 5, 10),
-    *(28, 33),
-)
+_MAP_CREATE, _MAP_UPDATE, _PROGRAM_LOAD, _PROGRAM_RUN = 0, 2, 5, 10
+_LINK_CREATE, _ITERATOR_CREATE = 28, 33
+"""`enum bpf_cmd`."""
 _ARRAY, _PROGRAM_SYSCALL, _SLEEPABLE, _TRACE_ITERATOR = 2, 31, 1 << 4, 28
 _HEAD = struct.Struct("<64sII")
 """The SHA-256 of the source in hexadecimal, the sizes of data and program."""
