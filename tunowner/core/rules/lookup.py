@@ -16,9 +16,9 @@ from .patterns import with_slashes
 from .process_conditions import App, Path, Pid, User
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Iterator, Sequence
+    from collections.abc import Collection, Hashable, Iterable, Iterator
 
-    from tunowner.core.model import Owner
+    from tunowner.core.model import Process
 
     from .condition import Condition
     from .patterns import Pattern
@@ -37,7 +37,7 @@ class Table(ABC):
     conditions: ClassVar[tuple[type[Condition], ...]]
     """What may be filed here."""
     always_known: ClassVar[bool] = False
-    """Whether `knows` is always true."""
+    """Whether `find` always returns all."""
 
     def __init__(self) -> None:
         self.filed: defaultdict[Hashable, list[int]] = defaultdict(list)
@@ -55,12 +55,11 @@ class Table(ABC):
         self.filed[key].append(position)
 
     @abstractmethod
-    def find(self, subject: Subject) -> Sequence[int]:
-        """Return the rules that may be true."""
+    def find(self, subject: Subject) -> tuple[list[int], bool]:
+        """Return the rules that may fit, and whether these are all.
 
-    def knows(self, subject: Subject) -> bool:  # noqa: ARG002
-        """Tell whether all other rules filed here are false: nothing about the flow is unknown."""
-        return True
+        Not all: something is not known of the flow, so that other rules may be unknown.
+        """
 
 
 class IpTable(Table):
@@ -90,13 +89,13 @@ class IpTable(Table):
         if shift not in self._shifts.get(length, ()):
             self._shifts[length] = (*self._shifts.get(length, ()), shift)
 
-    def find(self, subject: Subject) -> Sequence[int]:
+    def find(self, subject: Subject) -> tuple[list[int], bool]:
         remote = subject.flow.remote
         length, number = len(remote), int.from_bytes(remote, "big")
         found: list[int] = []
         for shift in self._shifts.get(length, ()):
             found += self.filed.get((length, shift, number >> shift), ())
-        return found
+        return found, True
 
 
 class PortTable(Table):
@@ -121,12 +120,12 @@ class PortTable(Table):
         if key[0] not in self._shifts:
             self._shifts = (*self._shifts, key[0])
 
-    def find(self, subject: Subject) -> Sequence[int]:
+    def find(self, subject: Subject) -> tuple[list[int], bool]:
         port = subject.flow.remote_port
         found: list[int] = []
         for shift in self._shifts:
             found += self.filed.get((shift, port >> shift), ())
-        return found
+        return found, True
 
 
 def _blocks(low: int, high: int) -> Iterator[tuple[int, int]]:
@@ -139,21 +138,12 @@ def _blocks(low: int, high: int) -> Iterator[tuple[int, int]]:
         low += 1 << shift
 
 
-class AppTable(Table):
-    """By the name of the program, its path, a folder above it, or the start of its name."""
-
-    conditions = (App, Path)
+class FileTable(Table):
+    """By the name of a file, its path, a folder above it, or the start of its name."""
 
     def __init__(self) -> None:
         super().__init__()
         self._starts: tuple[int, ...] = ()
-        self._found: dict[str, tuple[int, ...]] = {}
-
-    @staticmethod
-    def keys(condition: Condition) -> Collection[Hashable] | None:
-        assert isinstance(condition, App | Path)
-        keys = {_app_key(pattern) for pattern in condition.values}
-        return None if None in keys else keys
 
     def add(self, key: Hashable, position: int) -> None:
         super().add(key, position)
@@ -161,42 +151,61 @@ class AppTable(Table):
         if key.endswith("*") and len(key) - 1 not in self._starts:
             self._starts = (*self._starts, len(key) - 1)
 
-    def find(self, subject: Subject) -> Sequence[int]:
-        candidates = subject.owner.candidates
-        if len(candidates) == 1:
-            return self._filed_for(candidates[0].path)
-        return [at for process in candidates for at in self._filed_for(process.path)]
-
-    def knows(self, subject: Subject) -> bool:
-        candidates = subject.owner.candidates
-        return bool(candidates) and all(process.path is not None for process in candidates)
-
-    def _filed_for(self, path: str | None) -> tuple[int, ...]:
-        if path is None:
-            return ()
-        known = self._found.get(path)
-        if known is None:
-            if len(self._found) >= _MOST_PATHS:
-                self._found.clear()
-            known = self._found[path] = tuple(self._positions(with_slashes(path)))
-        return known
-
-    def _positions(self, path: str) -> Iterator[int]:
+    def find_file(self, path: str, found: list[int]) -> None:
+        """Add the rules that may fit a file, of which only the name may be known."""
         filed = self.filed
         end = path.rfind("/")
         name = path[end + 1 :]
-        yield from filed.get(path, ())
+        found += filed.get(path, ())
         if name != path:
-            yield from filed.get(name, ())
+            found += filed.get(name, ())
         for length in self._starts:
             if length <= len(name):
-                yield from filed.get(name[:length] + "*", ())
+                found += filed.get(name[:length] + "*", ())
         while end >= 0:
-            yield from filed.get(path[: end + 1], ())
+            found += filed.get(path[: end + 1], ())
             end = path.rfind("/", 0, end)
 
 
-def _app_key(pattern: Pattern) -> str | None:
+class AppTable(FileTable):
+    """By the program."""
+
+    conditions = (App, Path)
+
+    @staticmethod
+    def keys(condition: Condition) -> Collection[Hashable] | None:
+        return file_keys(condition.values)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._of_path: dict[str | None, list[int]] = {None: []}
+
+    def find(self, subject: Subject) -> tuple[list[int], bool]:
+        paths = [process.path for process in subject.owner.candidates]
+        if len(paths) == 1:
+            return self._find(paths[0]), paths[0] is not None
+        found = [position for path in paths for position in self._find(path)]
+        return found, bool(paths) and None not in paths
+
+    def _find(self, path: str | None) -> list[int]:
+        known = self._of_path.get(path)
+        if known is None:
+            assert path is not None
+            known = []
+            self.find_file(with_slashes(path), known)
+            if len(self._of_path) > _MOST_PATHS:
+                self._of_path = {None: []}
+            self._of_path[path] = known
+        return known
+
+
+def file_keys(patterns: Iterable[Pattern]) -> Collection[Hashable] | None:
+    """Return the keys of a `FileTable`; None if a pattern has none."""
+    keys = {_file_key(pattern) for pattern in patterns}
+    return None if None in keys else keys
+
+
+def _file_key(pattern: Pattern) -> str | None:
     """Return a name, a path, a folder with its `/`, or the start of a name with a `*`."""
     text = pattern.text
     if pattern.is_literal:
@@ -224,17 +233,16 @@ class UserTable(Table):
         assert isinstance(condition, User)
         return condition.uids | condition.names
 
-    def find(self, subject: Subject) -> Sequence[int]:
-        ids = (it for who in _users(subject.owner) for it in who)
-        return [position for it in ids for position in self.filed.get(it, ())]
-
-    def knows(self, subject: Subject) -> bool:
-        return not any(None in who for who in _users(subject.owner))
-
-
-def _users(owner: Owner) -> list[tuple[int | None, str | None]]:
-    """Return (uid, name) of each holder, of the socket where none is known."""
-    return [(it.uid, it.user) for it in owner.candidates] or [(owner.uid, owner.user)]
+    def find(self, subject: Subject) -> tuple[list[int], bool]:
+        owner = subject.owner
+        found: list[int] = []
+        whole = True
+        who = [(it.uid, it.user) for it in owner.candidates] or [(owner.uid, owner.user)]
+        for uid, name in who:
+            whole = whole and uid is not None and name is not None
+            found += self.filed.get(uid, ())
+            found += self.filed.get(name, ())
+        return found, whole
 
 
 class PidTable(Table):
@@ -247,13 +255,12 @@ class PidTable(Table):
         assert isinstance(condition, Pid)
         return condition.pids
 
-    def find(self, subject: Subject) -> Sequence[int]:
-        candidates = subject.owner.candidates
-        return [at for process in candidates for at in self.filed.get(process.pid, ())]
-
-    def knows(self, subject: Subject) -> bool:
-        candidates = subject.owner.candidates
-        return bool(candidates) and all(process.pid for process in candidates)
+    def find(self, subject: Subject) -> tuple[list[int], bool]:
+        holders: tuple[Process, ...] = subject.owner.candidates
+        found: list[int] = []
+        for process in holders:
+            found += self.filed.get(process.pid, ())
+        return found, bool(holders) and all(process.pid for process in holders)
 
 
 class HostTable(Table):
@@ -267,7 +274,7 @@ class HostTable(Table):
         keys = {_host_key(pattern) for pattern in condition.values}
         return None if None in keys else keys
 
-    def find(self, subject: Subject) -> Sequence[int]:
+    def find(self, subject: Subject) -> tuple[list[int], bool]:
         names = subject.context.hosts(subject.flow.remote)
         found: list[int] = []
         for name in names:
@@ -276,10 +283,7 @@ class HostTable(Table):
             while dot >= 0:
                 found += self.filed.get(name[dot:], ())
                 dot = name.find(".", dot + 1)
-        return found
-
-    def knows(self, subject: Subject) -> bool:
-        return bool(subject.context.hosts(subject.flow.remote))
+        return found, bool(names)
 
 
 def _host_key(pattern: Pattern) -> str | None:
