@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from tests.bench.report import Report
-from tunowner.core.model import TCP, FlowKey, Grade, Owner, Process
+from tunowner.core.model import TCP, FlowKey, Grade, Owner, Process, ProcessDetails
 from tunowner.core.rules import Context, load
 from tunowner.core.rules.subject import Subject
 
@@ -37,12 +37,22 @@ SHAPES: dict[str, Callable[[int], str]] = {
     "a program, a user and a network": (
         lambda n: f"app: [program-{n}, 'p{n}-*'], user: {n}, ip: 10.{n >> 8 & 255}.{n & 255}.1"
     ),
+    "a script": lambda n: f"app: python3*, script: /opt/job-{n}.py",
+    "a parent": lambda n: f"parent: shell-{n}",
+    "a package": lambda n: f"package: deb:package-{n}",
     "some of each": lambda n: list(islice(SHAPES.values(), 7))[n % 7](n),
 }
 CURL = Process(812, 4711, "/usr/bin/curl", 1000, "ana")
 OWNERS = {"known": Owner(Grade.EXACT, (CURL,), 1000, "ana"), "unknown": Owner(Grade.ABSENT)}
 FLOWS = [FlowKey(TCP, bytes(4), port, bytes([198, 51, 100, port & 255]), 443) for port in range(64)]
-CONTEXT = Context(hosts=lambda _: ("www.example.org",))
+DETAILS = ProcessDetails(
+    *(CURL, None, None, ("curl", "-s"), (Process(7, 1, "/usr/bin/bash"),), True, "/", "x.service"),
+    user_unit="",
+    container="",
+    package="deb:curl",
+    directory="/",
+)
+CONTEXT = Context(lambda _: DETAILS, hosts=lambda _: ("www.example.org",))
 
 
 def rules_text(shape: Callable[[int], str], count: int) -> str:

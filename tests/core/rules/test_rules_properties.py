@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -325,8 +326,16 @@ def linear(rules: RuleSet, subject: Subject) -> tuple[str | None, str]:
     return None, rules.when_unknown if unknown else rules.default_action
 
 
-@given(RULES, FLOWS, OWNERS, CONTEXTS, st.sampled_from([Loading(), Loading(restarted=True)]))
+@pytest.mark.parametrize("crowd", [0, 1, 16])
+@given(
+    written=RULES,
+    key=FLOWS,
+    owner=OWNERS,
+    context=CONTEXTS,
+    loading=st.sampled_from([Loading(), Loading(restarted=True)]),
+)
 def test_the_index_explain_and_a_plain_search_agree(
+    crowd: int,
     written: list[tuple[Match, Match]],
     key: FlowKey,
     owner: Owner,
@@ -334,7 +343,8 @@ def test_the_index_explain_and_a_plain_search_agree(
     loading: Loading,
 ) -> None:
     text = rule_set(*(match for match, _ in written), extras=[extra for _, extra in written])
-    rules = load([("a.yaml", text)], loading)
+    with patch("tunowner.core.rules.index.CROWD", crowd):
+        rules = load([("a.yaml", text)], loading)
     decision = rules.decide(key, owner, context)
     trace = rules.explain(key, owner, context)
     assert (decision.rule, decision.action) == linear(rules, Subject(key, owner, context))

@@ -38,7 +38,7 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class _DetailText(ProcessCondition):
+class DetailText(ProcessCondition):
     """One text, or several of which one must fit. Empty text is known to be nothing."""
 
     cost: ClassVar[int] = 20
@@ -85,7 +85,7 @@ class _DetailText(ProcessCondition):
 
 
 @dataclass(frozen=True, slots=True)
-class CommandLine(_DetailText):
+class CommandLine(DetailText):
     """`cmdline:` a glob (or `re:`) for the whole command line, quoted as for a shell; `*` is any
     run of characters. The process can fake it.
     """
@@ -105,7 +105,7 @@ class CommandLine(_DetailText):
 
 
 @dataclass(frozen=True, slots=True)
-class Package(_DetailText):
+class Package(DetailText):
     """`package:` deb:NAME, rpm:NAME, flatpak:ID, snap:NAME or appimage:PATH; globs are fine."""
 
     key: ClassVar[str] = "package"
@@ -120,7 +120,7 @@ class Package(_DetailText):
 
 
 @dataclass(frozen=True, slots=True)
-class Container(_DetailText):
+class Container(DetailText):
     """`container:` docker:ID (12 digits of it will do), podman:ID, lxc:NAME, ..., docker:* or *
     for any.
     """
@@ -152,7 +152,7 @@ def _kind_pattern(node: Scalar, kinds: Sequence[str], what: str, example: str) -
 
 
 @dataclass(frozen=True, slots=True)
-class Service(_DetailText):
+class Service(DetailText):
     """`service:` the systemd unit, of the system or of the user, such as ssh.service; `.service`
     may be left out.
     """
@@ -171,7 +171,7 @@ class Service(_DetailText):
 
 
 @dataclass(frozen=True, slots=True)
-class Cgroup(_DetailText):
+class Cgroup(DetailText):
     """`cgroup:` a glob for the path of the control group, such as /system.slice/**."""
 
     key: ClassVar[str] = "cgroup"
@@ -211,7 +211,7 @@ class ScriptFile(ProcessCondition):
         return cls(written, tuple(values))
 
     def test(self, process: Process, subject: Subject, /) -> Truth:
-        script = self._script(process, subject)
+        script = self.script(process, subject)
         if script is None:
             return UNKNOWN
         if script == NO_SCRIPT:
@@ -226,7 +226,8 @@ class ScriptFile(ProcessCondition):
         return result
 
     @staticmethod
-    def _script(process: Process, subject: Subject) -> Script | None:
+    def script(process: Process, subject: Subject) -> Script | None:
+        """Return what a process runs, None if unknown."""
         if process.path is None:
             return None
         if not is_interpreter(process.path):
@@ -240,7 +241,7 @@ class ScriptFile(ProcessCondition):
         return f"script {self.seen(process, subject)}"
 
     def seen(self, process: Process, subject: Subject, /) -> str:
-        script = self._script(process, subject)
+        script = self.script(process, subject)
         return shown((script.path or script.name) if script else "") or "nothing"
 
 

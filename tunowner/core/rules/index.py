@@ -8,16 +8,18 @@ may be unknown, never true: only the first of them matters, and `without` finds 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, cast
 
+from .detail_lookup import DETAIL_TABLES
 from .durations import Over
 from .holders import Holders
 from .logic import UNKNOWN, All, Any
 from .lookup import TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
     from .condition import Condition
     from .logic import Matcher
@@ -29,14 +31,25 @@ if TYPE_CHECKING:
     """Tables and keys: a flow that fits has one of them."""
 
 
+CROWD = 16
+"""Rules that are cheaper to ask one by one than by an index of details."""
+
+
 class Index:
-    """Finds rules by position. `kinds` are the tables to file in, `positions` the rules to file."""
+    """Finds rules by position. `kinds` are the tables to file in, `positions` the rules to file.
+
+    With `crowds`, of rules that are found together, in a table or loose, and are more than `CROWD`,
+    those that ask for details make an index of their own. It stands among the positions as a
+    negative number.
+    """
 
     def __init__(
         self,
         rules: Sequence[Rule],
         kinds: tuple[type[Table], ...] = TABLES,
         positions: Iterable[int] | None = None,
+        *,
+        crowds: bool = True,
     ) -> None:
         self._rules = rules
         meant = range(len(rules)) if positions is None else positions
@@ -52,26 +65,72 @@ class Index:
                 loose.append(position)
             for kind, key in best or ():
                 tables[kind].add(key, position)
-        self.loose = tuple(loose)
+        self._first = next(iter(options), len(rules))
+        self._crowds: list[Index] = []
         self._tables = tuple(table for table in tables.values() if table)
         self._without = {
-            table: self._filed_otherwise(table, kinds)
+            table: self._filed_otherwise(table, kinds, crowds=crowds)
             for table in self._tables
             if not table.always_known
         }
+        if crowds:
+            loose = self._part_crowd(loose)
+            for table in self._tables:
+                for key, filed in table.filed.items():
+                    table.filed[key] = self._part_crowd(filed)
+        self._loose = tuple(loose)
 
-    def _filed_otherwise(self, table: Table, kinds: tuple[type[Table], ...]) -> Index:
+    def _filed_otherwise(
+        self, table: Table, kinds: tuple[type[Table], ...], *, crowds: bool
+    ) -> Index:
         """Return an index of the rules in `table` that does not use it."""
         others = tuple(kind for kind in kinds if kind is not type(table))
         positions = {position for filed in table.filed.values() for position in filed}
-        return Index(self._rules, others, sorted(positions))
+        return Index(self._rules, others, sorted(positions), crowds=crowds)
 
-    def may_match(self, subject: Subject) -> list[int]:
-        """Return the positions, ascending, of all rules that are true; others may be among them."""
-        found = list(self.loose)
+    def _part_crowd(self, positions: list[int]) -> list[int]:
+        """Put a number for an index in the place of rules that ask for details, if they are many."""
+        if len(positions) <= CROWD:
+            return positions
+        crowd = [at for at in positions if _options(self._rules[at].match, DETAIL_TABLES)]
+        if len(crowd) <= CROWD:
+            return positions
+        self._crowds.append(Index(self._rules, DETAIL_TABLES, crowd, crowds=False))
+        return [-len(self._crowds), *sorted({*positions} - {*crowd})]
+
+    def may_match(self, subject: Subject) -> Iterable[int]:
+        """Return the positions, ascending, of all rules that are true; others may be among them.
+
+        Details are asked for when a rule is reached that needs them.
+        """
+        found = self._find(subject)
+        if found and found[0] < 0:
+            return self._with_crowds(found, subject)
+        return found
+
+    def _find(self, subject: Subject) -> list[int]:
+        found = [*self._loose, *self._find_filed(subject)]
+        return sorted(set(found)) if len(found) > 1 else found
+
+    def _find_filed(self, subject: Subject) -> list[int]:
+        found: list[int] = []
         for table in self._tables:
             found += table.find(subject)[0]
-        return sorted(set(found)) if len(found) > 1 else found
+        return found
+
+    def _with_crowds(self, found: list[int], subject: Subject) -> Iterator[int]:
+        crowds, rest = self._parted(found)
+        crowds.sort(key=lambda crowd: crowd._first)  # noqa: SLF001
+        for crowd in crowds:
+            reached = bisect_left(rest, crowd._first)  # noqa: SLF001
+            yield from rest[:reached]
+            rest = sorted({*rest[reached:], *crowd.may_match(subject)})
+        yield from rest
+
+    def _parted(self, found: list[int]) -> tuple[list[Index], list[int]]:
+        """Return the crowds among what was found, and the rest."""
+        numbers = bisect_left(found, 0)
+        return [self._crowds[-number - 1] for number in found[:numbers]], found[numbers:]
 
     def first_doubtful(self, subject: Subject, before: int) -> int:
         """Return the first position below `before` whose rule would decide but is unknown.
@@ -81,18 +140,27 @@ class Index:
         for table, others in self._without.items():
             if not table.find(subject)[1]:
                 before = others._first_unknown(subject, before)  # noqa: SLF001
+        if self._crowds:
+            for crowd in self._parted(self._find(subject))[0]:
+                before = crowd.first_doubtful(subject, before)
         return before
 
     def _first_unknown(self, subject: Subject, before: int) -> int:
-        found = sorted(at for table in self._tables for at in table.find(subject)[0])
-        for positions in (self.loose, found):
+        # `_loose` may be all rules there are, of which mostly the first is unknown: no copy of it.
+        for positions in (self._loose, sorted(self._find_filed(subject))):
             for position in positions:
                 if position >= before:
                     break
-                rule = self._rules[position]
-                if rule.decides and rule.match.test(subject) is UNKNOWN:
+                if position < 0:
+                    crowd = self._crowds[-position - 1]
+                    before = crowd._first_unknown(subject, before)  # noqa: SLF001
+                elif self._is_doubtful(position, subject):
                     before = position
         return self.first_doubtful(subject, before)
+
+    def _is_doubtful(self, position: int, subject: Subject) -> bool:
+        rule = self._rules[position]
+        return rule.decides and rule.match.test(subject) is UNKNOWN
 
 
 def _can_hold(rule: Rule) -> bool:

@@ -16,7 +16,7 @@ from .patterns import with_slashes
 from .process_conditions import App, Path, Pid, User
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Iterator
+    from collections.abc import Collection, Hashable, Iterable, Iterator
 
     from tunowner.core.model import Process
 
@@ -136,20 +136,12 @@ def _blocks(low: int, high: int) -> Iterator[tuple[int, int]]:
         low += 1 << shift
 
 
-class AppTable(Table):
-    """By the name of the program, its path, a folder above it, or the start of its name."""
-
-    conditions = (App, Path)
+class FileTable(Table):
+    """By the name of a file, its path, a folder above it, or the start of its name."""
 
     def __init__(self) -> None:
         super().__init__()
         self._starts: tuple[int, ...] = ()
-
-    @staticmethod
-    def keys(condition: Condition) -> Collection[Hashable] | None:
-        assert isinstance(condition, App | Path)
-        keys = {_app_key(pattern) for pattern in condition.values}
-        return None if None in keys else keys
 
     def add(self, key: Hashable, position: int) -> None:
         super().add(key, position)
@@ -157,17 +149,8 @@ class AppTable(Table):
         if key.endswith("*") and len(key) - 1 not in self._starts:
             self._starts = (*self._starts, len(key) - 1)
 
-    def find(self, subject: Subject) -> tuple[list[int], bool]:
-        found: list[int] = []
-        whole = bool(subject.owner.candidates)
-        for process in subject.owner.candidates:
-            if process.path is None:
-                whole = False
-            else:
-                self._find(with_slashes(process.path), found)
-        return found, whole
-
-    def _find(self, path: str, found: list[int]) -> None:
+    def find_file(self, path: str, found: list[int]) -> None:
+        """Add the rules that may fit a file, of which only the name may be known."""
         filed = self.filed
         end = path.rfind("/")
         name = path[end + 1 :]
@@ -182,7 +165,33 @@ class AppTable(Table):
             end = path.rfind("/", 0, end)
 
 
-def _app_key(pattern: Pattern) -> str | None:
+class AppTable(FileTable):
+    """By the program."""
+
+    conditions = (App, Path)
+
+    @staticmethod
+    def keys(condition: Condition) -> Collection[Hashable] | None:
+        return file_keys(condition.values)
+
+    def find(self, subject: Subject) -> tuple[list[int], bool]:
+        found: list[int] = []
+        whole = bool(subject.owner.candidates)
+        for process in subject.owner.candidates:
+            if process.path is None:
+                whole = False
+            else:
+                self.find_file(with_slashes(process.path), found)
+        return found, whole
+
+
+def file_keys(patterns: Iterable[Pattern]) -> Collection[Hashable] | None:
+    """Return the keys of a `FileTable`; None if a pattern has none."""
+    keys = {_file_key(pattern) for pattern in patterns}
+    return None if None in keys else keys
+
+
+def _file_key(pattern: Pattern) -> str | None:
     """Return a name, a path, a folder with its `/`, or the start of a name with a `*`."""
     text = pattern.text
     if pattern.is_literal:

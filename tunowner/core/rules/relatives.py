@@ -76,10 +76,11 @@ class Relative(ProcessCondition):
 
     def _relatives(self, process: Process, subject: Subject) -> tuple[Process, ...]:
         details = subject.details(process)
-        return self._whom(details.parents) if details else ()
+        return self.whom(details.parents) if details else ()
 
     @staticmethod
-    def _whom(parents: tuple[Process, ...]) -> tuple[Process, ...]:
+    def whom(parents: tuple[Process, ...]) -> tuple[Process, ...]:
+        """Return those who are meant, of the parents of a process, the nearest first."""
         return parents
 
 
@@ -102,7 +103,7 @@ class Parent(Relative):
         return self._fits(details.parents[0], subject)
 
     @staticmethod
-    def _whom(parents: tuple[Process, ...]) -> tuple[Process, ...]:
+    def whom(parents: tuple[Process, ...]) -> tuple[Process, ...]:
         return parents[:1]
 
 
