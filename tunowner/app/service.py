@@ -15,6 +15,7 @@ from tunowner.app.context import Facts
 from tunowner.app.events import Event, EventMaker, Reporter
 from tunowner.app.loop import PacketLoop
 from tunowner.app.notify import notify
+from tunowner.app.patience import patient
 from tunowner.backends import open_backend
 from tunowner.backends.base import EbpfSettings, GateSettings
 from tunowner.core.engine import Engine
@@ -23,7 +24,7 @@ from tunowner.core.model import DIRECT, DROP, Decision, FlowKey, Owner
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tunowner.backends.base import Backend
+    from tunowner.backends.base import Backend, OwnerSource
     from tunowner.core.rules import Context, RuleSet
 
     Statistics = Callable[[], dict[str, int]]
@@ -66,11 +67,12 @@ class Service:
             undo.callback(self._reporter.stop)
             plane = undo.enter_context(closing(backend.open_data_plane(self._settings(rules))))
             found = backend.open_owners(plane.interface_index, self._options.ebpf)
-            owners = undo.enter_context(closing(found))
+            owners: OwnerSource = undo.enter_context(closing(found))
             deaths = undo.enter_context(closing(backend.open_deaths(tcp=DROP in rules.actions)))
             facts = undo.enter_context(closing(Facts(backend, self._options.profile)))
             facts.serve(rules)
             self._names = facts.hosts
+            owners = patient(owners, rules, facts.context)
             decider = partial(decide, rules, facts.context)
             engine = Engine(decider, dry_run=self._options.dry_run)
             loop = PacketLoop(plane, owners, deaths, engine, self._announce)
