@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tunowner
@@ -329,6 +329,7 @@ def test_after_the_end(desk: Desk) -> None:
     assert repr(desk.companion) == "<Companion: 2 rules, closed>"
 
 
+@settings(deadline=None)  # each example opens a backend
 @given(st.lists(st.tuples(st.integers(0, 79), st.integers(0, 255)), max_size=4), st.integers(0, 80))
 def test_any_bytes_will_do(changes: list[tuple[int, int]], length: int) -> None:
     """Packets that are near to those of a known flow; each is decided, and twice alike."""

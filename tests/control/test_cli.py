@@ -185,6 +185,20 @@ class TestRun:
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.count(": error E") == 2
 
+    @pytest.mark.root
+    def test_rules_that_anybody_could_write_are_refused(self, tmp_path: Path) -> None:
+        path = file(tmp_path, GOOD)
+        Path(path).chmod(0o666)
+        for command in (
+            ["run", "--rules"],
+            ["check"],
+            ["explain", "--to", "192.0.2.7:1", "--rules"],
+        ):
+            done = tunowner(*command, path)
+            assert done.returncode == 1
+            assert f"{path}: error E003: everybody may write it" in done.stdout + done.stderr
+            assert f"chmod go-w '{path}'" in done.stdout + done.stderr
+
     @pytest.mark.parametrize("byte", ["4", "-1", "x"])
     def test_a_mark_byte_that_there_is_not(self, byte: str) -> None:
         assert tunowner("run", "--mark-byte", byte).returncode == 2

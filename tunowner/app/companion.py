@@ -133,7 +133,7 @@ class Companion:
 
         Total over the bytes of a packet: one that names no flow (ICMP, say) is `direct`, one that
         is no IP packet, or a part of a datagram whose beginning was not seen, is `drop`; `why`
-        says so. Raises TunOwnerError once the companion is closed.
+        says so. Flows of this very process are `direct`: they would go round for ever. Raises TunOwnerError once the companion is closed.
         """
         now = self._timer()
         if now < self._deaths_due:
