@@ -155,6 +155,7 @@ def test_both_parsers_of_pyyaml_are_tamed(loader: Loader, text: str) -> None:
     read(text, "a.yaml", 0, findings, loader)
 
 
+PYTHON = Process(816, 104, "/usr/bin/python3", 1000, "ana")
 FLOWS = st.sampled_from(
     [
         flow(),
@@ -168,7 +169,7 @@ FLOWS = st.sampled_from(
 OWNERS = st.builds(
     Owner,
     st.sampled_from(Grade),
-    st.lists(st.sampled_from([CURL, WGET, HIDDEN, NAMELESS]), max_size=3).map(tuple),
+    st.lists(st.sampled_from([CURL, WGET, HIDDEN, NAMELESS, PYTHON]), max_size=3).map(tuple),
     st.sampled_from([None, 0, 1000]),
     st.sampled_from([None, "ana"]),
 )
@@ -179,6 +180,12 @@ OTHERS = st.sampled_from(
         {"script": "b.py"},
         {"script": "/opt/"},
         {"parent": "bash"},
+        {"parent": ["zsh", "/opt/"]},
+        {"ancestor": "ssh"},
+        {"package": ["snap:*", "flatpak:org.x.Y"]},
+        {"cmdline": "wget *"},
+        {"service": "cron"},
+        {"script": "/srv/*.py"},
         {"ancestor": {"app": "git", "user": "ana"}},
         {"ancestor": ["git", {"pid": 7}]},
         {"package": "deb:*"},
@@ -227,7 +234,7 @@ def details_of(number: int) -> Callable[[Process], ProcessDetails | None]:
         return ProcessDetails(
             process,
             command_line=("curl", "/opt/b.py") if number & 2 else None,
-            parents=(Process(5, 1, "/usr/bin/bash"), Process(6, 1, "/usr/bin/git")),
+            parents=(Process(5, 1, "/usr/bin/bash"), Process(6, 1, "/usr/bin/git"))[: number % 3],
             parents_whole=bool(number & 4),
             unit="ssh.service" if number & 8 else None,
             package="deb:curl" if number & 2 else None,
@@ -353,6 +360,16 @@ def test_the_index_explain_and_a_plain_search_agree(
     deciding = [it.rule for it in trace.steps if it.result == "yes" and it.mode == "decides"]
     assert decision.rule == (deciding[0] if deciding else None)
     assert all(step.because.isprintable() and step.because for step in trace.steps)
+
+
+@given(st.lists(OTHERS, min_size=1, max_size=3), OWNERS, CONTEXTS)
+def test_rules_that_only_ask_for_details_are_found_by_them(
+    matches: list[Match], owner: Owner, context: Context
+) -> None:
+    with patch("tunowner.core.rules.index.CROWD", 0):
+        rules = load([("a.yaml", rule_set(*matches))])
+    decision = rules.decide(flow(), owner, context)
+    assert (decision.rule, decision.action) == linear(rules, Subject(flow(), owner, context))
 
 
 @given(RULES, FLOWS, OWNERS, CONTEXTS)
