@@ -259,6 +259,8 @@ def test_a_flow_without_a_packet(desk: Desk) -> None:
     assert desk.action(ACK4) == "block", "packets follow"
     assert ask("tcp", *ends).action == "vpn", "it begins anew each time"
     assert desk.action(ACK4) == "vpn"
+    mapped = (("::ffff:192.0.2.1", 40000), ("::ffff:203.0.113.5", 443))
+    assert ask("tcp", *mapped).action == "vpn", "as a socket of IPv6 writes them"
     assert ask("udp", ("2001:db8::1", 1), ("2001:db8:5::5", 2)).action == "drop"
 
 

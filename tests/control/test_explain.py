@@ -213,6 +213,23 @@ def test_the_flows_that_a_process_has_open(rules: str) -> None:
         assert sorted(answer["src"] for answer in named) == sorted(ends)
 
 
+@pytest.mark.parametrize("to", ["127.0.0.1", "[::ffff:127.0.0.1]"])
+def test_a_flow_of_ipv4_on_a_socket_of_ipv6(tmp_path: Path, to: str) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "version: 1\nrules: [ { name: lo, match: { ip: 127.0.0.0/8 }, action: direct } ]\n"
+    )
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket(socket.AF_INET6) as client,
+    ):
+        port = server.getsockname()[1]
+        client.connect(("::ffff:127.0.0.1", port))
+        asked = ("--pid", str(os.getpid()), "--to", f"{to}:{port}")
+        (answer,) = as_json(str(tmp_path), *asked)
+        assert answer["src"] == f"127.0.0.1:{client.getsockname()[1]}"
+        assert (answer["rule"], answer["owner"]["pid"]) == ("lo", os.getpid())
+
+
 def test_a_process_without_flows(rules: str) -> None:
     done = tunowner("explain", "--rules", rules, "--pid", "2")  # a kernel thread, or nobody
     assert (done.returncode, done.stdout) == (1, "")

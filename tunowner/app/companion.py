@@ -33,7 +33,7 @@ from tunowner.core.ageing import Ageing
 from tunowner.core.engine import FRAGMENT_S, MAX_FRAGMENTED
 from tunowner.core.known import KnownFlows, lifetime, syn_sequence
 from tunowner.core.lifetimes import Lifetimes
-from tunowner.core.model import DIRECT, DROP, TCP, UDP, Decision, FlowKey, Grade, Owner
+from tunowner.core.model import DIRECT, DROP, TCP, UDP, Decision, FlowKey, Grade, Owner, unmapped
 from tunowner.core.packet import FragmentKey, Segment, destination, parse
 from tunowner.errors import BackendError, TunOwnerError
 
@@ -246,11 +246,11 @@ def _open_deaths(backend: Backend) -> SocketDeaths | None:
 
 
 def _flow_key(protocol: str, source: Endpoint, target: Endpoint) -> FlowKey:
-    local, remote = ip_address(source[0]), ip_address(target[0])
-    if local.version != remote.version:
-        raise TunOwnerError(f"{local} and {remote} are of different IP versions")
+    local, remote = (unmapped(ip_address(end[0]).packed) for end in (source, target))
+    if len(local) != len(remote):
+        raise TunOwnerError(f"{source[0]} and {target[0]} are of different IP versions")
     number = TCP if protocol == "tcp" else UDP
-    return FlowKey(number, local.packed, source[1], remote.packed, target[1])
+    return FlowKey(number, local, source[1], remote, target[1])
 
 
 def _names_no_flow(packet: bytes | memoryview, reason: Unreadable) -> Decision:

@@ -11,7 +11,7 @@ from tunowner.app.context import Facts
 from tunowner.app.events import owner_fields
 from tunowner.app.sockets import Wanted, address_text, list_sockets
 from tunowner.backends import open_backend
-from tunowner.core.model import PROTOCOL_NAMES, TCP, UDP, FlowKey, Grade, Owner
+from tunowner.core.model import PROTOCOL_NAMES, TCP, UDP, FlowKey, Grade, Owner, unmapped
 from tunowner.core.rules.supposed import suppose
 
 if TYPE_CHECKING:
@@ -96,10 +96,11 @@ def _open_flows(
 ) -> Iterator[tuple[FlowKey, Owner]]:
     for row in _held(backend, process):
         wanted = question.protocol in (None, row.protocol) and row.remote_port
-        if not wanted or (question.to and _remote(row) != question.to):
+        if not wanted or (question.to and _remote(row) != _plain(question.to)):
             continue
-        flow = FlowKey(row.protocol, row.local, row.local_port, row.remote, row.remote_port)
-        local = address_text(row.local), row.local_port
+        here, there = unmapped(row.local), unmapped(row.remote)
+        flow = FlowKey(row.protocol, here, row.local_port, there, row.remote_port)
+        local = address_text(here), row.local_port
         name = PROTOCOL_NAMES[row.protocol]
         yield flow, backend.find_process(name, *local, remote=_remote(row))
 
@@ -111,11 +112,16 @@ def _held(backend: Backend, process: Process) -> list[Connection]:
 
 
 def _remote(row: Connection) -> Endpoint:
-    return address_text(row.remote), row.remote_port
+    return address_text(unmapped(row.remote)), row.remote_port
+
+
+def _plain(end: Endpoint) -> Endpoint:
+    """Return an end with its address as `_remote` writes it."""
+    return address_text(unmapped(ip_address(end[0]).packed)), end[1]
 
 
 def _flow(protocol: int, to: Endpoint) -> FlowKey:
-    remote = ip_address(to[0]).packed
+    remote = unmapped(ip_address(to[0]).packed)
     return FlowKey(protocol, bytes(len(remote)), 0, remote, to[1])
 
 

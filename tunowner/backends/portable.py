@@ -32,6 +32,7 @@ from tunowner.core.model import (
     Process,
     ProcessDetails,
     SocketHolder,
+    unmapped,
 )
 from tunowner.errors import BackendError
 
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
     )
 
 BACKEND = "psutil"
-_MAPPED = bytes(10) + b"\xff\xff"
 _CLOSING = ("TIME_WAIT", "CLOSE", "FIN_WAIT1", "FIN_WAIT2", "LAST_ACK", "CLOSING", "DELETE_TCB")
 
 
@@ -123,10 +123,6 @@ def _end(address: Any, version: int) -> tuple[bytes, int]:
     return ip_address(text).packed if text else bytes(4 if version == 4 else 16), address.port
 
 
-def _unmapped(address: bytes) -> bytes:
-    return address[12:] if address.startswith(_MAPPED) and len(address) == 16 else address
-
-
 def fit(row: Row, local: bytes | None, port: int, remote: tuple[bytes, int] | None) -> int | None:
     """How well a row fits a question: 0 is best, None not at all.
 
@@ -141,13 +137,13 @@ def fit(row: Row, local: bytes | None, port: int, remote: tuple[bytes, int] | No
     if remote is None:
         return place + 4 * bool(row.remote_port)
     if row.remote_port:
-        same = (_unmapped(row.remote), row.remote_port) == remote
+        same = (unmapped(row.remote), row.remote_port) == remote
         return 0 if same and place == 1 else None
     return place if row.protocol == UDP else None
 
 
 def _local_fit(row: Row, local: bytes) -> int | None:
-    bound = _unmapped(row.local)
+    bound = unmapped(row.local)
     if bound == local:
         return 1
     if any(bound):
@@ -186,7 +182,7 @@ def find_process(protocol: str, ip: str, port: int, remote: tuple[str, int] | No
 
 
 def _packed(ip: str) -> bytes:
-    return _unmapped(ip_address(ip.partition("%")[0]).packed)
+    return unmapped(ip_address(ip.partition("%")[0]).packed)
 
 
 def _owner(

@@ -24,6 +24,14 @@ BUILTIN_ACTIONS = (DIRECT, BLOCK, DROP)
 _MAPPED = bytes(10) + b"\xff\xff"
 
 
+def unmapped(address: bytes) -> bytes:
+    """Return the IPv4 address of a v4-mapped one (RFC 4291, 2.5.5.2), any other as it is.
+
+    A socket of IPv6 that talks IPv4 has such addresses; its packets have the IPv4 ones.
+    """
+    return address[12:] if len(address) == 16 and address.startswith(_MAPPED) else address
+
+
 def endpoint(address: bytes, port: int) -> str:
     """Return `1.2.3.4:80` or `[2001:db8::1]:80` for a packed address (4 or 16 bytes).
 

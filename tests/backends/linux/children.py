@@ -10,8 +10,7 @@ import sys
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tunowner.backends.linux.sockdiag import unmapped
-from tunowner.core.model import TCP, UDP, FlowKey
+from tunowner.core.model import TCP, UDP, FlowKey, unmapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,8 +6,8 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from tunowner.backends.linux.owners import LinuxOwners
-from tunowner.backends.linux.sockdiag import ANY4, ANY6, LISTEN, unmapped
-from tunowner.core.model import PROTOCOL_NAMES, TCP, FlowKey
+from tunowner.backends.linux.sockdiag import ANY4, ANY6, LISTEN
+from tunowner.core.model import PROTOCOL_NAMES, TCP, FlowKey, unmapped
 from tunowner.errors import TunOwnerError
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from tunowner.backends.linux import netlink
-from tunowner.core.model import PROTOCOL_NAMES, TCP, UDP, FlowKey
+from tunowner.core.model import PROTOCOL_NAMES, TCP, UDP, FlowKey, unmapped
 from tunowner.errors import BackendError
 
 if TYPE_CHECKING:
@@ -98,11 +98,6 @@ class SocketRow(NamedTuple):
     @property
     def connected(self) -> bool:
         return self.remote_port != 0
-
-
-def unmapped(address: bytes) -> bytes:
-    """Return the 4 bytes of a v4-mapped address, any other address unchanged."""
-    return address[12:] if len(address) == 16 and address.startswith(MAPPED) else address
 
 
 def parse_row(buffer: netlink.Buffer, start: int, end: int, protocol: int) -> SocketRow | None:
