@@ -193,7 +193,7 @@ def test_a_silent_udp_flow_is_looked_up_again(desk: Desk) -> None:
 class DeafBackend(MemoryBackend):
     """Does not tell of sockets that close."""
 
-    def open_deaths(self, **_: object):  # type: ignore[no-untyped-def]
+    def open_deaths(self, _: object = None):  # type: ignore[no-untyped-def]
         raise BackendError("no such thing")
 
 

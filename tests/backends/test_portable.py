@@ -211,7 +211,7 @@ class TestBackend:
         backend = PortableBackend()
         for attempt in (
             lambda: backend.open_data_plane(GateSettings()),
-            lambda: backend.open_deaths(tcp=False),
+            backend.open_deaths,
         ):
             with pytest.raises(BackendError):
                 attempt()

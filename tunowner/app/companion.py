@@ -240,7 +240,7 @@ class Companion:
 def _open_deaths(backend: Backend) -> SocketDeaths | None:
     """Return what tells of closed UDP sockets, None where nothing does: they are asked for anew."""
     try:
-        return backend.open_deaths(tcp=False)
+        return backend.open_deaths()
     except BackendError:
         return None
 

@@ -68,7 +68,7 @@ class Service:
             plane = undo.enter_context(closing(backend.open_data_plane(self._settings(rules))))
             found = backend.open_owners(plane.interface_index, self._options.ebpf)
             owners = undo.enter_context(closing(found))
-            told = backend.open_deaths(tcp=False, owners=owners)
+            told = backend.open_deaths(owners)
             deaths = undo.enter_context(closing(told))
             facts = undo.enter_context(closing(Facts(backend, self._options.profile)))
             facts.serve(rules)

@@ -206,10 +206,11 @@ class Backend(Protocol):
         With `ebpf` programs are attached until it is closed; nothing of others is disturbed.
         """
 
-    def open_deaths(self, *, tcp: bool, owners: OwnerSource | None = None) -> SocketDeaths:
-        """Start to listen for UDP sockets that close, with `tcp` for TCP sockets too.
+    def open_deaths(self, owners: OwnerSource | None = None) -> SocketDeaths:
+        """Start to listen for UDP sockets that close.
 
-        `owners` are asked to tell as well, if they hear of it sooner; close this before them. Raises BackendError where that is not told.
+        `owners` are asked to tell as well, if they hear of it sooner; close this before them.
+        Raises BackendError where that is not told.
         """
 
     def find_process(

@@ -352,8 +352,6 @@ class MemoryBackend:
 
     def open_deaths(
         self,
-        *,
-        tcp: bool,  # noqa: ARG002 - `put` tells of all
         owners: OwnerSource | None = None,  # noqa: ARG002
     ) -> MemoryDeaths:
         return self.deaths

@@ -329,7 +329,7 @@ class PortableBackend:
     def open_data_plane(self, settings: GateSettings) -> DataPlane:  # noqa: ARG002
         raise _only_owners("intercept flows")
 
-    def open_deaths(self, *, tcp: bool, owners: OwnerSource | None = None) -> SocketDeaths:  # noqa: ARG002
+    def open_deaths(self, owners: OwnerSource | None = None) -> SocketDeaths:  # noqa: ARG002
         raise _only_owners("tell of sockets that close")
 
     def open_owners(

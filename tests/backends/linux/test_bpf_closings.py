@@ -6,14 +6,13 @@ import select
 import socket
 import sys
 from contextlib import closing
-from itertools import product
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.accuracy.arena import own_network
 from tests.backends.linux.bpf_cgroup import own_cgroup
-from tests.backends.linux.test_deaths import KINDS, closed_soon, cookie_of
+from tests.backends.linux.test_deaths import FAMILIES, closed_soon, cookie_of
 from tunowner.backends.linux import LinuxBackend
 from tunowner.backends.linux.bpf.loader import OwnerMap
 from tunowner.backends.linux.deaths import Deaths
@@ -48,19 +47,19 @@ def close_one(family: int = socket.AF_INET, kind: int = socket.SOCK_DGRAM) -> in
         return cookie_of(end)
 
 
-@pytest.mark.parametrize(("family", "kind"), KINDS)
-def test_told_by_the_time_that_close_returns(owner_map: OwnerMap, family: int, kind: int) -> None:
-    told = owner_map.closings(tcp=True)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_told_by_the_time_that_close_returns(owner_map: OwnerMap, family: int) -> None:
+    told = owner_map.closings()
     assert told is not None
     with closing(told):
-        cookies = [close_one(family, kind) for _ in range(3)]
+        cookies = [close_one(family) for _ in range(3)]
         assert select.select([told], [], [], 5.0)[0]
         assert told.read() == cookies
         assert told.read() == []
 
 
-def test_tcp_only_on_request(owner_map: OwnerMap) -> None:
-    told = owner_map.closings(tcp=False)
+def test_tcp_is_not_told_of(owner_map: OwnerMap) -> None:
+    told = owner_map.closings()
     assert told is not None
     with closing(told):
         close_one(kind=socket.SOCK_STREAM)
@@ -69,7 +68,7 @@ def test_tcp_only_on_request(owner_map: OwnerMap) -> None:
 
 
 def test_nothing_of_other_network_namespaces(owner_map: OwnerMap) -> None:
-    told = owner_map.closings(tcp=True)
+    told = owner_map.closings()
     assert told is not None
     with closing(told):
         with own_network():
@@ -79,7 +78,7 @@ def test_nothing_of_other_network_namespaces(owner_map: OwnerMap) -> None:
 
 def test_nothing_before_it_is_asked_for(owner_map: OwnerMap) -> None:
     close_one()
-    told = owner_map.closings(tcp=True)
+    told = owner_map.closings()
     assert told is not None
     with closing(told):
         assert told.read() == []
@@ -87,7 +86,7 @@ def test_nothing_before_it_is_asked_for(owner_map: OwnerMap) -> None:
 
 def test_more_than_the_buffer_holds(owner_map: OwnerMap) -> None:
     """16 bytes each in 256 KiB; what comes later is told again."""
-    told = owner_map.closings(tcp=False)
+    told = owner_map.closings()
     assert told is not None
     with closing(told):
         cookies = [close_one() for _ in range(17_000)]
@@ -98,10 +97,10 @@ def test_more_than_the_buffer_holds(owner_map: OwnerMap) -> None:
         assert told.read() == [last]
 
 
-@pytest.mark.parametrize(("early", "tcp"), list(product((True, False), (True, False))))
-def test_both_ways_in_one(cgroup: Path, early: bool, tcp: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize("early", [True, False])
+def test_both_ways_in_one(cgroup: Path, early: bool) -> None:  # noqa: FBT001
     with LinuxOwners(bpf=OwnerMap(cgroup) if early else None) as owners:
-        deaths = LinuxBackend().open_deaths(tcp=tcp, owners=owners)
+        deaths = LinuxBackend().open_deaths(owners)
         with closing(deaths):
             cookie = close_one()
             assert isinstance(deaths, Deaths) is not early
@@ -111,7 +110,7 @@ def test_both_ways_in_one(cgroup: Path, early: bool, tcp: bool) -> None:  # noqa
 
 def test_the_kernels_messages_come_as_well(cgroup: Path) -> None:
     with LinuxOwners(bpf=OwnerMap(cgroup)) as owners:
-        deaths = LinuxBackend().open_deaths(tcp=False, owners=owners)
+        deaths = LinuxBackend().open_deaths(owners)
         with closing(deaths):
             cookie = close_one()
             told: list[int] = []

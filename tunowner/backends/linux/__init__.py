@@ -43,12 +43,12 @@ class LinuxBackend:
 
         return LinuxOwners(interface=interface_index, bpf=open_map(ebpf.cgroup, interface_index))
 
-    def open_deaths(self, *, tcp: bool, owners: OwnerSource | None = None) -> SocketDeaths:
+    def open_deaths(self, owners: OwnerSource | None = None) -> SocketDeaths:
         from tunowner.backends.linux.deaths import Deaths, DeathsAtOnce
         from tunowner.backends.linux.owners import LinuxOwners
 
-        surely = Deaths(tcp=tcp)
-        early = owners.closings(tcp=tcp) if isinstance(owners, LinuxOwners) else None
+        surely = Deaths()
+        early = owners.closings() if isinstance(owners, LinuxOwners) else None
         return surely if early is None else DeathsAtOnce(early, surely)
 
     def find_process(

@@ -1,4 +1,4 @@
-"""Hear of every socket that closes: the multicast groups of SOCK_DIAG.
+"""Hear of every UDP socket that closes: the multicast groups of SOCK_DIAG.
 
 The kernel tells after the fact, from a work queue (sock_diag_broadcast_destroy() in
 net/core/sock_diag.c), by a message with the socket's cookie. Any process may listen. eBPF tells in
@@ -19,8 +19,8 @@ from tunowner.errors import BackendError
 if TYPE_CHECKING:
     from tunowner.backends.linux.bpf.closings import Closings
 
-_UDP_GROUPS, _TCP_GROUPS = (2, 4), (1, 3)
-"""SKNLGRP_INET_UDP_DESTROY, INET6_UDP, INET_TCP, INET6_TCP in <linux/sock_diag.h>."""
+_UDP_GROUPS = (2, 4)
+"""SKNLGRP_INET_UDP_DESTROY, SKNLGRP_INET6_UDP_DESTROY in <linux/sock_diag.h>."""
 _COOKIE = struct.Struct("=Q")
 _COOKIE_OFFSET = 44
 """In `struct inet_diag_msg`, <linux/inet_diag.h>: family to retrans, ports, addresses, interface."""
@@ -33,18 +33,18 @@ _MOST_MESSAGES = 1_024
 
 
 class Deaths:
-    """A SocketDeaths of UDP sockets, with `tcp` of TCP sockets too, which close far more often.
+    """A SocketDeaths of UDP sockets.
 
     Raises BackendError when the kernel has no such groups (Linux < 4.1).
     """
 
-    def __init__(self, *, tcp: bool = False) -> None:
+    def __init__(self) -> None:
         self._socket = socket.socket(netlink.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_SOCK_DIAG)
         try:
             self._socket.setblocking(False)
             self._socket.bind((0, 0))
             self._grow()
-            for group in _UDP_GROUPS + _TCP_GROUPS * tcp:
+            for group in _UDP_GROUPS:
                 self._socket.setsockopt(netlink.SOL_NETLINK, _ADD_MEMBERSHIP, group)
         except OSError as error:
             self._socket.close()

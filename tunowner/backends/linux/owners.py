@@ -92,9 +92,9 @@ class LinuxOwners:
         if self._bpf is not None:
             self._bpf.close()
 
-    def closings(self, *, tcp: bool) -> Closings | None:
+    def closings(self) -> Closings | None:
         """Start to tell of sockets that close, at once; None where that cannot be had."""
-        return None if self._bpf is None else self._bpf.closings(tcp=tcp)
+        return None if self._bpf is None else self._bpf.closings()
 
     def quick(self, flow: FlowKey, since: float | None = None) -> Owner | None:
         owner = self._quick(flow, since)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class Closings:
-    """The ring buffer of an OwnerMap, for this network namespace; with `tcp` of TCP sockets too.
+    """The ring buffer of an OwnerMap, of this network namespace's UDP sockets.
 
     For one thread. Raises OSError when the buffer cannot be mapped. Close it before the map.
     """
 
-    def __init__(self, owner_map: OwnerMap, netns: int, *, tcp: bool) -> None:
+    def __init__(self, owner_map: OwnerMap, netns: int) -> None:
         self._library = owner_map.library
         self._cookies: list[int] = []
         self._sample = libbpf.sample_function(self._take)
@@ -29,12 +29,14 @@ class Closings:
             self._library.ring_buffer__new(owner_map.fd(b"closings"), self._sample, None, None)
         )
         self._told = owner_map.fd(b".bss")
-        self._tell(netns, tcp)
+        self._tell(netns)
 
-    def _tell(self, netns: int, tcp: int) -> None:
+    def _tell(self, netns: int) -> None:
         """Set `told` of the program."""
-        key, told = ctypes.c_uint32(0), (ctypes.c_uint64 * 2)(netns, tcp)
-        libbpf.check(self._library.bpf_map_update_elem(self._told, ctypes.byref(key), told, 0))
+        key, told = ctypes.c_uint32(0), ctypes.c_uint64(netns)
+        libbpf.check(
+            self._library.bpf_map_update_elem(self._told, ctypes.byref(key), ctypes.byref(told), 0)
+        )
 
     def _take(self, _: int | None, data: int, size: int) -> int:
         if size >= ctypes.sizeof(ctypes.c_uint64):

@@ -127,11 +127,11 @@ class OwnerMap:
         """Return what answers from the maps, for one thread."""
         return Witness(Reader(self), self._programs)
 
-    def closings(self, *, tcp: bool) -> Closings | None:
-        """Tell of sockets of this network namespace that close; None where that cannot be had."""
+    def closings(self) -> Closings | None:
+        """Tell of UDP sockets of this network namespace that close; None where that cannot be had."""
         netns = _network_namespace()
         with suppress(OSError):
-            return Closings(self, netns, tcp=tcp) if netns else None
+            return Closings(self, netns) if netns else None
         return None
 
     def fd(self, name: bytes) -> int:

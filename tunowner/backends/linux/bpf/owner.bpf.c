@@ -205,9 +205,9 @@ struct {
     int (*max_entries)[262144];
 } closings SEC(".maps");
 
-/* Whose closings are told: of this network namespace, none when it is 0, and also those of TCP. */
+/* Whose closings are told: of this network namespace's UDP sockets, none when it is 0. */
 volatile struct {
-    u64 netns, tcp;
+    u64 netns;
 } told;
 
 const volatile u32 reads_tasks = 1;
@@ -551,8 +551,7 @@ SEC("cgroup/sock_release") int released(struct bpf_sock *context)
     u32 protocol = context->protocol;
     u64 cookie = get_socket_cookie(context);
 
-    if ((protocol == IPPROTO_UDP || (told.tcp && protocol == IPPROTO_TCP)) && told.netns &&
-        told.netns == get_netns_cookie(context))
+    if (protocol == IPPROTO_UDP && told.netns && told.netns == get_netns_cookie(context))
         ringbuf_output(&closings, &cookie, sizeof(cookie), 0);
     if (reads_tasks && (protocol == IPPROTO_UDP || protocol == IPPROTO_TCP))
         note_left((struct sock *)context, cookie, get_netns_cookie(context), protocol);
