@@ -82,12 +82,13 @@ class TestAlike:
     ) -> None:
         code = """
 a, = json.loads(sys.argv[1]); mine = [tcp(a), udp(['127.0.0.1', 0])]; copies = [s.dup() for s in mine]
-pids = []
+pids = []; r, w = os.pipe()
 for _ in range(3):
     time.sleep(0.03); pid = os.fork()
-    if pid == 0: own = mine[0].dup(); mine[1].close(); time.sleep(60); os._exit(0)
-    pids.append(pid)
-time.sleep(0.1); tell(*mine, pids=pids); wait()
+    if pid == 0:
+        own = mine[0].dup(); mine[1].close(); os.write(w, b'.'); time.sleep(60); os._exit(0)
+    pids.append(pid); os.read(r, 1)
+tell(*mine, pids=pids); wait()
 for pid in pids: os.kill(pid, 9)
 tell()"""
         child, truths = start(code, server)
