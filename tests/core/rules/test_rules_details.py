@@ -201,6 +201,20 @@ def test_rules_tell_what_they_ask_for(match: str) -> None:
     assert not rules.asks_for("sha256")
 
 
+def test_a_long_list_of_hosts() -> None:
+    hosts = ", ".join(f"'*.site-{n}.example', site-{n}.example" for n in range(10_000))
+    sets = f"sets: {{ ads: {{ host: [{hosts}] }} }}"
+    rules = one_rule("{ host: $ads }", sets)
+    for name, expected in (
+        ("site-7.example", YES),
+        ("a.b.site-9999.example", YES),
+        ("example", NO),
+        ("site-7.example.org", NO),
+    ):
+        context = Context(hosts=lambda _, name=name: (name,))  # type: ignore[misc]
+        assert rules.decide(flow(), owned(CURL), context).action == expected
+
+
 def test_a_process_that_has_gone_is_unknown() -> None:
     rules = one_rule("{ cmdline: curl }")
     assert rules.decide(flow(), owned(CURL), Context()).action == UNKNOWN
