@@ -6,7 +6,7 @@ import pytest
 
 from tests.core.rules.flows import CURL, NO, UNKNOWN, YES, flow, one_rule, owned
 from tunowner.core.model import Process, ProcessDetails
-from tunowner.core.rules import Context
+from tunowner.core.rules import Context, load
 from tunowner.core.rules.scripts import NO_SCRIPT, Script, script_of
 from tunowner.core.rules.supposed import suppose
 
@@ -164,6 +164,55 @@ def test_details_are_asked_for_once_and_only_when_needed() -> None:
     rules = one_rule("{ any: [ { cmdline: wget }, { package: deb:curl } ], cmdline: curl }")
     assert rules.decide(flow(), owned(CURL), Context(details)).action == YES
     assert asked == [CURL]
+
+
+def test_details_are_asked_for_when_a_rule_is_reached_that_needs_them() -> None:
+    asked: list[Process] = []
+
+    def details(process: Process) -> ProcessDetails:
+        asked.append(process)
+        return ProcessDetails(process, package="deb:curl")
+
+    many = [
+        f"  - {{ name: r{n}, match: {{ package: deb:p{n} }}, action: drop }}\n" for n in range(40)
+    ]
+    first = "  - { name: first, match: { port: 443 }, action: direct }\n"
+    last = "  - { name: last, match: { package: 'deb:*' }, action: block }\n"
+    rules = load([("a.yaml", "version: 1\nrules:\n" + first + "".join(many) + last)])
+    assert rules.decide(flow(port=443), owned(CURL), Context(details)).rule == "first"
+    assert asked == []
+    assert rules.decide(flow(port=80), owned(CURL), Context(details)).rule == "last"
+    assert asked == [CURL]
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        "{ package: deb:x }",
+        "{ not: { package: deb:x } }",
+        "{ any: [ { port: 1 }, { all: [ { package: deb:x } ] } ] }",
+        "{ parent: { package: deb:x } }",
+        "{ app: curl, ancestor: [ git, { parent: { package: deb:x } } ] }",
+    ],
+)
+def test_rules_tell_what_they_ask_for(match: str) -> None:
+    rules = one_rule(match)
+    assert rules.asks_for("package")
+    assert not rules.asks_for("sha256")
+
+
+def test_a_long_list_of_hosts() -> None:
+    hosts = ", ".join(f"'*.site-{n}.example', site-{n}.example" for n in range(10_000))
+    sets = f"sets: {{ ads: {{ host: [{hosts}] }} }}"
+    rules = one_rule("{ host: $ads }", sets)
+    for name, expected in (
+        ("site-7.example", YES),
+        ("a.b.site-9999.example", YES),
+        ("example", NO),
+        ("site-7.example.org", NO),
+    ):
+        context = Context(hosts=lambda _, name=name: (name,))  # type: ignore[misc]
+        assert rules.decide(flow(), owned(CURL), context).action == expected
 
 
 def test_a_process_that_has_gone_is_unknown() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from .logic import UNKNOWN, Matcher, Tally, Truth, tally_of
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from tunowner.core.model import Process
 
@@ -110,6 +110,10 @@ class ProcessCondition(Condition):
     def despite(self, process: Process, subject: Subject, /) -> str:
         """Say what keeps the process from fitting. Only asked where `test` was False."""
         return f"{self.key} is {self.seen(process, subject)}, not {self.written}"
+
+    def conditions(self) -> Iterator[object]:
+        """Yield itself, and conditions that it asks of other processes."""
+        yield self
 
     def without_process(self, _subject: Subject, /) -> Truth:
         """Tell what the socket alone says, where no process is known: mostly nothing."""

@@ -14,7 +14,7 @@ from .patterns import REGEX_PREFIX, Pattern, pattern_text
 from .shape import DEFINED_NAME, expect_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from .nodes import Scalar
     from .subject import Subject
@@ -34,6 +34,9 @@ class Host(FlowCondition):
     cost: ClassVar[int] = 4
     written: str
     values: tuple[Pattern, ...]
+    names: frozenset[str]
+    """Whole names, and domains with the dot before them for `*.domain`."""
+    others: tuple[Pattern, ...]
 
     @staticmethod
     def parse(node: Scalar) -> Pattern:
@@ -47,21 +50,44 @@ class Host(FlowCondition):
 
     @classmethod
     def build(cls, written: str, values: Sequence[Pattern]) -> Self:
-        return cls(written, tuple(values))
+        keys = {value: host_key(value) for value in values}
+        names = frozenset(key for key in keys.values() if key is not None)
+        others = tuple(value for value, key in keys.items() if key is None)
+        return cls(written, tuple(values), names, others)
 
     def test(self, subject: Subject, /) -> Truth:
         names = subject.context.hosts(subject.flow.remote)
-        if not names:
-            return UNKNOWN
-        return any(pattern.fits(name) for name in names for pattern in self.values)
+        return any(map(self._fits, names)) if names else UNKNOWN
+
+    def _fits(self, name: str) -> bool:
+        # Lists of hosts are long: one look-up for each domain, not one for each pattern.
+        known = any(key in self.names for key in keys_of_host(name))
+        return known or any(pattern.fits(name) for pattern in self.others)
 
     def because(self, subject: Subject, /) -> str:
         names = subject.context.hosts(subject.flow.remote)
-        fitting = (name for name in names if any(it.fits(name) for it in self.values))
-        return f"host {shown(next(fitting))}"
+        return f"host {shown(next(filter(self._fits, names)))}"
 
     def seen(self, subject: Subject, /) -> str:
         return shown(", ".join(sorted(subject.context.hosts(subject.flow.remote))))
+
+
+def host_key(pattern: Pattern) -> str | None:
+    """Return a whole name, or a domain with the dot before it; None for other patterns."""
+    if pattern.is_literal:
+        return pattern.text
+    rest = pattern.text[1:]
+    fits = pattern.text.startswith("*.") and not any(it in rest for it in "*?[")
+    return rest if fits and not pattern.anywhere else None
+
+
+def keys_of_host(name: str) -> Iterator[str]:
+    """Yield the name, and the domains above it with the dot before them."""
+    yield name
+    dot = name.find(".")
+    while dot >= 0:
+        yield name[dot:]
+        dot = name.find(".", dot + 1)
 
 
 def _punycode(name: str) -> str:

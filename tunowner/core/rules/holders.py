@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Self
 
 from tunowner.core.model import Grade
@@ -59,7 +60,7 @@ class Holders(Matcher):
         return result
 
     def conditions(self) -> Iterator[object]:
-        return iter(self.parts)
+        return chain.from_iterable(part.conditions() for part in self.parts)
 
     def because(self, subject: Subject, /) -> str:
         candidates = subject.owner.candidates

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .patterns import Pattern
 
 _SPECIAL = "*?["
+MAX_COMPARISONS = 100_000
+"""Of two long lists only the same values are compared."""
 
 
 def implies(narrow: Matcher, wide: Matcher) -> bool:
@@ -44,6 +46,8 @@ def implies(narrow: Matcher, wide: Matcher) -> bool:
 
 def covers(wide: Condition, narrow: Condition) -> bool:
     """Whether the values of one condition include all that the other stands for."""
+    if len(wide.values) * len(narrow.values) > MAX_COMPARISONS:
+        return type(wide) is type(narrow) and set(narrow.values) <= set(wide.values)
     if isinstance(wide, App | Path) and isinstance(narrow, App | Path):
         return all(_covers_pattern(wide, pattern) for pattern in narrow.values)
     if type(wide) is not type(narrow):

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     """Tables and keys: a flow that fits has one of them."""
 
 
+MAX_KEYS = 1_000
+"""Keys that a rule is filed under at most; one that asks for a longer list is asked itself."""
 CROWD = 16
 """Rules that are cheaper to ask one by one than by an index of details."""
 
@@ -188,5 +190,7 @@ def _of_condition(condition: Condition | Matcher, kinds: tuple[type[Table], ...]
     for kind in kinds:
         if form in kind.conditions:
             keys = kind.keys(cast("Condition", condition))
-            return [] if keys is None else [frozenset((kind, key) for key in keys)]
+            if keys is None or len(keys) > MAX_KEYS:
+                return []
+            return [frozenset((kind, key) for key in keys)]
     return []

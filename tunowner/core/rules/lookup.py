@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from typing import TYPE_CHECKING, ClassVar
 
-from .context_conditions import Host
+from .context_conditions import Host, keys_of_host
 from .flow_conditions import Ip, Port
 from .patterns import with_slashes
 from .process_conditions import App, Path, Pid, User
@@ -271,28 +271,15 @@ class HostTable(Table):
     @staticmethod
     def keys(condition: Condition) -> Collection[Hashable] | None:
         assert isinstance(condition, Host)
-        keys = {_host_key(pattern) for pattern in condition.values}
-        return None if None in keys else keys
+        return None if condition.others else condition.names
 
     def find(self, subject: Subject) -> tuple[list[int], bool]:
         names = subject.context.hosts(subject.flow.remote)
         found: list[int] = []
         for name in names:
-            found += self.filed.get(name, ())
-            dot = name.find(".")
-            while dot >= 0:
-                found += self.filed.get(name[dot:], ())
-                dot = name.find(".", dot + 1)
+            for key in keys_of_host(name):
+                found += self.filed.get(key, ())
         return found, bool(names)
-
-
-def _host_key(pattern: Pattern) -> str | None:
-    """Return a name, or a domain with the dot before it."""
-    if pattern.is_literal:
-        return pattern.text
-    rest = pattern.text[1:]
-    fits = pattern.text.startswith("*.") and not any(it in rest for it in _SPECIAL)
-    return rest if fits and not pattern.anywhere else None
 
 
 TABLES: tuple[type[Table], ...] = (AppTable, IpTable, PortTable, HostTable, PidTable, UserTable)

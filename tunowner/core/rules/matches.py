@@ -13,8 +13,9 @@ from .sets import Values, read_values
 from .table import CONDITIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
+    from .condition import FlowCondition
     from .nodes import Node
     from .relatives import Alternative
     from .sets import Sets
@@ -32,6 +33,7 @@ class Matches:
     def __init__(self, shape: Shape, sets: Sets) -> None:
         self._shape = shape
         self._sets = sets
+        self._built: dict[Hashable, Matcher | ProcessCondition] = {}
         self._combined: dict[str, Callable[[Node], Matcher | None]] = {
             "all": lambda node: self._list(node, All.of),
             "any": lambda node: self._list(node, Any.of),
@@ -68,7 +70,20 @@ class Matches:
             return self._relative(condition, node)
         values = read_values(condition, node, self._shape)
         self._sets.check_references(key, values)
-        return condition.build(values.written, self._sets.resolve(key, values))
+        if not values.references:
+            return condition.build(values.written, values.values)
+        return self._shared(condition, values)
+
+    def _shared(
+        self, condition: type[FlowCondition | ProcessCondition], values: Values
+    ) -> Matcher | ProcessCondition:
+        """Return the condition for values of sets: one for all rules that ask for the same."""
+        names = tuple(reference.text for reference in values.references)
+        same = condition.key, values.values, names
+        if same not in self._built:
+            resolved = self._sets.resolve(condition.key, values)
+            self._built[same] = condition.build(values.written, resolved)
+        return self._built[same]
 
     def _relative(self, condition: type[Relative], node: Node) -> ProcessCondition:
         """Read conditions on a parent or an ancestor: mappings, among which programs may stand."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from .condition import ProcessCondition, Schema
@@ -13,7 +14,7 @@ from .patterns import Pattern, file_pattern, pattern_text
 from .process_conditions import App
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tunowner.core.model import Process
 
@@ -60,6 +61,11 @@ class Relative(ProcessCondition):
         several = {"type": "array", "minItems": 1, "items": {"type": ["string", "object"]}}
         one = {"type": "string", "minLength": 1}
         return {"description": cls.meaning(), "anyOf": [one, {"type": "object"}, several]}
+
+    def conditions(self) -> Iterator[object]:
+        yield self
+        for part in chain.from_iterable(self.alternatives):
+            yield from part.conditions()
 
     def _fits(self, process: Process, subject: Subject) -> Truth:
         return some(
