@@ -6,9 +6,12 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.app.helpers import CURL, flow_of, running, syn, wait_for
-from tunowner.app.judge import Judge
+from tests.core.rules.test_rules_properties import CONTEXTS, FLOWS, OWNERS, RULES, rule_set
+from tunowner.app.judge import MAX_ANSWERS, Judge
 from tunowner.backends.memory import MemoryOwners
 from tunowner.core.model import BLOCK, DIRECT, Grade, Owner, Process, ProcessDetails
 from tunowner.core.rules import Context, load
@@ -16,9 +19,12 @@ from tunowner.core.rules import Context, load
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.core.rules.test_rules_properties import Match
+    from tunowner.core.model import FlowKey
+
 WGET = Owner(Grade.EXACT, (Process(813, 1, "/usr/bin/wget", 1000, "ana"),), cookie=78)
 HASH = "ab" * 32
-RULES = f"""
+SLOW = f"""
 version: 1
 rules:
   - {{ name: plain, match: {{ app: wget, port: 80 }}, action: block }}
@@ -47,7 +53,7 @@ class Archive:
 
     def judge(self) -> Judge:
         context = Context(details=self.details, sha256=self.sha256)
-        return Judge(load([("judge.yaml", RULES)]), context)
+        return Judge(load([("judge.yaml", SLOW)]), context)
 
 
 @pytest.fixture
@@ -95,3 +101,44 @@ def test_a_fact_that_takes_long_stalls_no_other_flow(archive: Archive) -> None:
         assert run.wait_for_carried(3)[2].flow == flow_of(2)
         assert [it.action for it in run.plane.carried[1:]] == [BLOCK, BLOCK]
     assert owners.walked == [(flow_of(1),)], "the second time it is decided at once"
+
+
+@given(RULES, st.lists(st.tuples(FLOWS, OWNERS), max_size=6), CONTEXTS)
+def test_what_is_remembered_is_what_the_rules_say(
+    written: list[tuple[Match, Match]], asked: list[tuple[FlowKey, Owner]], context: Context
+) -> None:
+    text = rule_set(*(match for match, _ in written), extras=[extra for _, extra in written])
+    rules = load([("judge.yaml", text)])
+    judge = Judge(rules, context)
+    for flow, owner in asked * 2:
+        again = owner._replace(cookie=5, lookup_us=7)
+        at_once = judge.at_once(flow, again)
+        assert at_once in (None, rules.decide(flow, again, context))
+        assert at_once is not None or not rules.is_steady
+
+
+@pytest.mark.parametrize(
+    ("rule", "steady"),
+    [
+        ("match: { app: curl, not: { ip: 10.0.0.0/8, port: 80, protocol: tcp } }", True),
+        ("match: { user: root, pid: 1, owner: exact, profile: home }", True),
+        ("match: any", True),
+        ("match: { app: curl }, for: 1h", False),
+        ("match: { host: example.org }", False),
+        ("match: { not: { parent: { app: curl } } }", False),
+        ("match: { any: [ { app: curl }, { interface: wg0 } ] }", False),
+    ],
+)
+def test_answers_are_remembered_where_nothing_of_the_moment_is_asked(
+    rule: str, *, steady: bool
+) -> None:
+    rules = load([("judge.yaml", f"version: 1\nrules: [ {{ name: x, {rule}, action: block }} ]")])
+    assert rules.is_steady is steady
+
+
+def test_the_memory_is_bounded() -> None:
+    judge = Judge(load([("judge.yaml", "version: 1\nrules: []")]), Context())
+    for number in range(2 * MAX_ANSWERS):
+        judge.at_once(flow_of(1)._replace(remote=number.to_bytes(4, "big")), CURL)
+    assert judge._answers is not None
+    assert len(judge._answers) <= MAX_ANSWERS

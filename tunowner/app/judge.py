@@ -3,7 +3,8 @@
 Reading the command line of a process takes a fraction of a millisecond, hashing its executable may
 take half a second. The packet loop decides `at_once` what needs no such fact, or only those of
 processes that were asked about before, since whoever tells them remembers the costly ones. All else
-goes to the worker that walks for owners.
+goes to the worker that walks for owners. Programs call the same few places again and again: where
+the rules ask for nothing that changes, their answers are remembered.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
     Ask = Callable[[Process], T]
 
+MAX_ANSWERS = 4_096
+"""Owners and remote ends; about 2 MB."""
 MAX_PROCESSES = 1_024
 """As many as an Inspector remembers."""
 
@@ -36,6 +39,7 @@ class Judge:
 
     def __init__(self, rules: RuleSet, context: Context) -> None:
         self._rules = rules
+        self._answers: dict[tuple[object, ...], Decision] | None = {} if rules.is_steady else None
         described: set[Process] = set()
         hashed: set[Process] = set()
         self._context = replace(
@@ -55,10 +59,25 @@ class Judge:
 
     def at_once(self, flow: FlowKey, owner: Owner) -> Decision | None:
         """Decide if all facts are at hand; None when `decide` has to be asked."""
+        if self._answers is not None:
+            return self._remembered(self._answers, flow, owner)
         try:
             return decide(self._rules, self._at_hand, flow, owner)
         except _NotAtHandError:
             return None
+
+    def _remembered(
+        self, answers: dict[tuple[object, ...], Decision], flow: FlowKey, owner: Owner
+    ) -> Decision:
+        ends = (flow.protocol, flow.remote, flow.remote_port)
+        key = (owner.grade, owner.candidates, owner.uid, owner.user, *ends)
+        known = answers.get(key)
+        if known is not None:
+            return Decision(known.action, owner, *known[2:])
+        if len(answers) >= MAX_ANSWERS:
+            answers.clear()
+        decision = answers[key] = self.decide(flow, owner)
+        return decision
 
 
 def decide(rules: RuleSet, context: Context, flow: FlowKey, owner: Owner) -> Decision:

@@ -257,8 +257,7 @@ class Audited(NamedTuple):
     action: str
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What happens to a flow, and why. `rule` is None when a default decided.
 
     `tags` were given by rules that matched; `log`: whether the flow is to be told of; `audited`

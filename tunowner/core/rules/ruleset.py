@@ -10,6 +10,7 @@ from tunowner.core.model import DIRECT, Audited, Decision
 from .condition import Condition
 from .logic import UNKNOWN, Anything
 from .subject import NOTHING_MORE, Subject
+from .table import STEADY
 from .trace import Step, Trace, nearest_miss
 
 if TYPE_CHECKING:
@@ -136,6 +137,12 @@ class RuleSet:
         """Whether a rule has this condition, `host` for example, anywhere in its match."""
         conditions = (it for rule in self.rules for it in rule.match.conditions())
         return any(isinstance(it, Condition) and it.key == key for it in conditions)
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether flows with the same owner to the same remote end always meet with the same."""
+        conditions = (it for rule in self.rules for it in rule.match.conditions())
+        return all(isinstance(it, STEADY) for it in conditions)
 
     @property
     def only_direct(self) -> bool:

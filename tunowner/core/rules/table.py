@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from .context_conditions import Host, Interface, Profile
 from .detail_conditions import Cgroup, CommandLine, Container, Package, ScriptFile, Service, Sha256
+from .durations import Over
 from .flow_conditions import Ip, OwnerGrade, Port, Protocol
+from .logic import Anything
 from .process_conditions import App, Path, Pid, User
 from .relatives import Ancestor, Parent
 
@@ -21,3 +23,6 @@ CONDITIONS: dict[str, type[FlowCondition | ProcessCondition]] = {
         *(Ip, Port, Protocol, Host, Interface, OwnerGrade, Profile),
     )
 }
+
+STEADY = (App, Path, Pid, User, Ip, Port, Protocol, OwnerGrade, Profile, Anything, Over)
+"""What is told by the owner and the remote end of a flow alone, and will be told again."""
