@@ -51,7 +51,7 @@ NOTHING_MORE = Context()
 class Subject:
     """One flow for one decision. Remembers what it was told, so that nobody is asked twice."""
 
-    __slots__ = ("_details", "_hashes", "context", "flow", "owner")
+    __slots__ = ("_details", "_hashes", "_hosts", "_interface", "context", "flow", "owner")
 
     def __init__(self, flow: FlowKey, owner: Owner, context: Context) -> None:
         self.flow = flow
@@ -59,6 +59,8 @@ class Subject:
         self.context = context
         self._details: dict[Process, ProcessDetails | None] | None = None
         self._hashes: dict[Process, str | None] | None = None
+        self._hosts: Collection[str] | None = None
+        self._interface: tuple[str | None] | None = None
 
     def details(self, process: Process) -> ProcessDetails | None:
         """Return what more is known of a process."""
@@ -75,3 +77,15 @@ class Subject:
         if process not in self._hashes:
             self._hashes[process] = self.context.sha256(process)
         return self._hashes[process]
+
+    def hosts(self) -> Collection[str]:
+        """Return the names of the remote address; none when not known."""
+        if self._hosts is None:
+            self._hosts = self.context.hosts(self.flow.remote)
+        return self._hosts
+
+    def interface(self) -> str | None:
+        """Return the interface that the flow would leave by."""
+        if self._interface is None:
+            self._interface = (self.context.interface(self.flow),)
+        return self._interface[0]
