@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.core.rules.flows import CURL, NO, UNKNOWN, YES, flow, one_rule, owned
-from tunowner.core.model import Process, ProcessDetails
+from tunowner.core.model import FlowKey, Process, ProcessDetails
 from tunowner.core.rules import Context, load
 from tunowner.core.rules.scripts import NO_SCRIPT, Script, script_of
 from tunowner.core.rules.supposed import suppose
@@ -164,6 +164,23 @@ def test_details_are_asked_for_once_and_only_when_needed() -> None:
     rules = one_rule("{ any: [ { cmdline: wget }, { package: deb:curl } ], cmdline: curl }")
     assert rules.decide(flow(), owned(CURL), Context(details)).action == YES
     assert asked == [CURL]
+
+
+def test_names_and_the_interface_are_asked_for_once() -> None:
+    asked: list[str] = []
+
+    def hosts(address: bytes) -> tuple[str, ...]:
+        asked.append(f"hosts of {address.hex()}")
+        return ("example.org",)
+
+    def interface(key: FlowKey) -> str:
+        asked.append(f"interface of {key.destination}")
+        return "wg0"
+
+    context = Context(hosts=hosts, interface=interface)
+    match = "{ any: [ { host: a.org }, { host: b.org }, { interface: a }, { interface: b } ] }"
+    assert one_rule(match).decide(flow(), owned(CURL), context).action == NO
+    assert asked == ["hosts of cb007105", "interface of 203.0.113.5:443"]
 
 
 def test_details_are_asked_for_when_a_rule_is_reached_that_needs_them() -> None:

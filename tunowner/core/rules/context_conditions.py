@@ -56,7 +56,7 @@ class Host(FlowCondition):
         return cls(written, tuple(values), names, others)
 
     def test(self, subject: Subject, /) -> Truth:
-        names = subject.context.hosts(subject.flow.remote)
+        names = subject.hosts()
         return any(map(self._fits, names)) if names else UNKNOWN
 
     def _fits(self, name: str) -> bool:
@@ -65,11 +65,11 @@ class Host(FlowCondition):
         return known or any(pattern.fits(name) for pattern in self.others)
 
     def because(self, subject: Subject, /) -> str:
-        names = subject.context.hosts(subject.flow.remote)
+        names = subject.hosts()
         return f"host {shown(next(filter(self._fits, names)))}"
 
     def seen(self, subject: Subject, /) -> str:
-        return shown(", ".join(sorted(subject.context.hosts(subject.flow.remote))))
+        return shown(", ".join(sorted(subject.hosts())))
 
 
 def host_key(pattern: Pattern) -> str | None:
@@ -132,14 +132,14 @@ class Interface(FlowCondition):
         return cls(written, tuple(values))
 
     def test(self, subject: Subject, /) -> Truth:
-        name = subject.context.interface(subject.flow)
+        name = subject.interface()
         return UNKNOWN if name is None else any(it.fits(name) for it in self.values)
 
     def because(self, subject: Subject, /) -> str:
         return f"interface {self.seen(subject)}"
 
     def seen(self, subject: Subject, /) -> str:
-        return shown(subject.context.interface(subject.flow) or "")
+        return shown(subject.interface() or "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from .logic import UNKNOWN, Truth
 from .moving import doubt_about
 from .patterns import REGEX_PREFIX, Pattern, file_pattern, path_pattern, pattern_text
 from .regexes import MAX_SUBJECT
-from .scripts import NO_SCRIPT, Script, is_interpreter, script_of
+from .scripts import NO_SCRIPT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -211,7 +211,7 @@ class ScriptFile(ProcessCondition):
         return cls(written, tuple(values))
 
     def test(self, process: Process, subject: Subject, /) -> Truth:
-        script = self.script(process, subject)
+        script = subject.script(process)
         if script is None:
             return UNKNOWN
         if script == NO_SCRIPT:
@@ -225,23 +225,11 @@ class ScriptFile(ProcessCondition):
                 return True
         return result
 
-    @staticmethod
-    def script(process: Process, subject: Subject) -> Script | None:
-        """Return what a process runs, None if unknown."""
-        if process.path is None:
-            return None
-        if not is_interpreter(process.path):
-            return NO_SCRIPT
-        details = subject.details(process)
-        if details is None or details.command_line is None:
-            return None
-        return script_of(process.path, details.command_line, details.directory)
-
     def because(self, process: Process, subject: Subject, /) -> str:
         return f"script {self.seen(process, subject)}"
 
     def seen(self, process: Process, subject: Subject, /) -> str:
-        script = self.script(process, subject)
+        script = subject.script(process)
         return shown((script.path or script.name) if script else "") or "nothing"
 
 

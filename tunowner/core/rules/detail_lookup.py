@@ -44,7 +44,7 @@ class ScriptTable(FileTable):
         found: list[int] = []
         whole = bool(subject.owner.candidates)
         for process in subject.owner.candidates:
-            script = ScriptFile.script(process, subject)
+            script = subject.script(process)
             whole = whole and script is not None and script.path is not None
             if script is not None:
                 self.find_file(script.path or script.name, found)

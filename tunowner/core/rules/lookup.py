@@ -274,7 +274,7 @@ class HostTable(Table):
         return None if condition.others else condition.names
 
     def find(self, subject: Subject) -> tuple[list[int], bool]:
-        names = subject.context.hosts(subject.flow.remote)
+        names = subject.hosts()
         found: list[int] = []
         for name in names:
             for key in keys_of_host(name):

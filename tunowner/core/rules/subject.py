@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .scripts import NO_SCRIPT, is_interpreter, script_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from tunowner.core.model import FlowKey, Owner, Process, ProcessDetails
+
+    from .scripts import Script
 
 
 def _nothing(_: object) -> None:
@@ -51,7 +55,16 @@ NOTHING_MORE = Context()
 class Subject:
     """One flow for one decision. Remembers what it was told, so that nobody is asked twice."""
 
-    __slots__ = ("_details", "_hashes", "context", "flow", "owner")
+    __slots__ = (
+        "_details",
+        "_hashes",
+        "_hosts",
+        "_interface",
+        "_scripts",
+        "context",
+        "flow",
+        "owner",
+    )
 
     def __init__(self, flow: FlowKey, owner: Owner, context: Context) -> None:
         self.flow = flow
@@ -59,6 +72,9 @@ class Subject:
         self.context = context
         self._details: dict[Process, ProcessDetails | None] | None = None
         self._hashes: dict[Process, str | None] | None = None
+        self._scripts: dict[Process, Script | None] | None = None
+        self._hosts: Collection[str] | None = None
+        self._interface: tuple[str | None] | None = None
 
     def details(self, process: Process) -> ProcessDetails | None:
         """Return what more is known of a process."""
@@ -75,3 +91,33 @@ class Subject:
         if process not in self._hashes:
             self._hashes[process] = self.context.sha256(process)
         return self._hashes[process]
+
+    def script(self, process: Process) -> Script | None:
+        """Return the script that a process runs, None if unknown. Only interpreters are asked."""
+        if self._scripts is None:
+            self._scripts = {}
+        if process not in self._scripts:
+            self._scripts[process] = self._find_script(process)
+        return self._scripts[process]
+
+    def _find_script(self, process: Process) -> Script | None:
+        if process.path is None:
+            return None
+        if not is_interpreter(process.path):
+            return NO_SCRIPT
+        details = self.details(process)
+        if details is None or details.command_line is None:
+            return None
+        return script_of(process.path, details.command_line, details.directory)
+
+    def hosts(self) -> Collection[str]:
+        """Return the names of the remote address; none when not known."""
+        if self._hosts is None:
+            self._hosts = self.context.hosts(self.flow.remote)
+        return self._hosts
+
+    def interface(self) -> str | None:
+        """Return the interface that the flow would leave by."""
+        if self._interface is None:
+            self._interface = (self.context.interface(self.flow),)
+        return self._interface[0]
