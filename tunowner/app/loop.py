@@ -1,8 +1,8 @@
 """The packet loop: performs what the engine asks for, and knows nothing of policy.
 
 One thread waits for five things: a packet, an answer of the lookup worker, a socket that closes, a
-change of the network, and a signal. Everything the engine returns is done at once; an owner that `quick` finds never
-leaves this thread.
+change of the network, and a signal. Everything the engine returns is done at once; a flow that can
+be decided at once never leaves this thread.
 """
 
 from __future__ import annotations
