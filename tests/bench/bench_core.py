@@ -75,7 +75,7 @@ def main() -> None:
     peer, peer_is = statistics.median(dissect), "scapy dissect"
     for what, spent, limit in (
         ("packet bytes -> flow (parse)", ours, None),
-        ("packet of a known flow -> action", follow, 0.5),
+        ("packet of a known flow -> action", follow, None),
         ("new flow: packet, owner -> actions", fresh, None),
     ):
         middle = statistics.median(spent)
