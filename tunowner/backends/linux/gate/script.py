@@ -155,11 +155,13 @@ def _out_route(plan: GatePlan) -> list[str]:
     verdicts |= {via.mark: f"go_via{number}" for number, via in enumerate(plan.vias)}
     jumps = {mark: f"goto {chain}" for mark, chain in verdicts.items()} | {marks.gate: "accept"}
     flows = {0: "goto fresh", marks.gate: "goto gate", marks.block: "goto refuse"}
-    flows |= {marks.drop: "drop", marks.direct: "accept"}
+    flows |= {marks.drop: "drop"}
     flows |= {via.mark: f"goto via{number}" for number, via in enumerate(plan.vias)}
+    ours = f"meta mark & {marks.mask:#010x}"
     return [
         'oifname "lo" accept',
-        f"meta mark & {marks.mask:#010x} vmap {_map(jumps)}",
+        f"{ours} != 0 {ours} vmap {_map(jumps)}",
+        f"{_ct_is(marks, marks.direct)} accept",  # nearly all packets end here
         "ct direction reply accept",  # answers of servers on this machine
         f"ct mark & {marks.mask:#010x} vmap {_map(flows)}",
         *_ASK_FOR_LOST,  # conntrack calls it invalid (nf_conntrack_tcp_loose=0)
