@@ -265,3 +265,22 @@ def test_without_ipv6(own_world: World) -> None:
     assert engine.stop() == 0
     assert engine.stderr == ""
     wait_until(lambda: not before.diff(client.snapshot()), "the state before", 2.0)
+
+
+def test_ipv6_is_off_for_new_devices(own_world: World) -> None:
+    client = own_world.client
+    client.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
+    before = client.snapshot()
+    engine = own_world.engine(RULES)
+    assert_works(own_world)
+    assert engine.stop() == 0
+    assert engine.stderr == ""
+    wait_until(lambda: not before.diff(client.snapshot()), "the state before", 2.0)
+
+
+def test_ipv6_is_off_for_new_devices_and_that_cannot_be_changed(own_world: World) -> None:
+    own_world.client.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
+    read_only = "mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys"
+    status, error = refused(own_world, RULES, prefix=hiding(read_only))
+    assert status == 1
+    assert_one_line(error, "IPv6", "net.ipv6.conf.default.disable_ipv6=0")

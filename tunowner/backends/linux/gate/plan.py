@@ -28,6 +28,11 @@ PROTOCOL = 171
 behind is found by it, and nobody else's is touched. Unused in iproute2's rt_protos."""
 
 TUN_TABLE = 7171
+TUN_ZONE = 7171
+"""The conntrack zone of first passes."""
+TUN_GATEWAYS: dict[int, str] = {AF_INET: "192.0.0.8", AF_INET6: "fe80::8"}
+"""Nobody has them, and the TUN asks for nobody: by them nftables tells that a packet is routed into
+the TUN. 192.0.0.8 is the dummy address of RFC 7600."""
 OUTBOUND_TABLE = 7180
 """The routing table of the first outbound of type interface; the next ones count up."""
 GATE_PRIORITY = 7100

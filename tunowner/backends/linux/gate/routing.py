@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from tunowner.backends.linux.gate.plan import PROTOCOL, TUN_TABLE, PolicyRule
+from tunowner.backends.linux.gate.plan import PROTOCOL, TUN_GATEWAYS, TUN_TABLE, PolicyRule
 from tunowner.errors import BackendError, PrivilegeError
 
 if TYPE_CHECKING:
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
     from tunowner.backends.linux.gate.plan import GatePlan, Marks, Via
 
+_IPV6 = Path("/proc/sys/net/ipv6/conf")
 _LOOKUP, _UNREACHABLE = 1, 7  # FR_ACT_TO_TBL, FR_ACT_UNREACHABLE in <linux/fib_rules.h>
 _IFF_UP, _IFF_LOOPBACK, _IFF_NOARP = 0x1, 0x8, 0x80  # netdevice(7)
+_ONLINK = 4  # RTNH_F_ONLINK in <linux/rtnetlink.h>: no address of the link's need be near it
 _IFLA_INET6_ADDR_GEN_MODE_NONE = 1
 _ENTRY_GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EAFNOSUPPORT)
 
@@ -57,9 +59,8 @@ class Routing:
 
     def families(self) -> tuple[int, ...]:
         """IPv4, and IPv6 where the kernel has it and it is not switched off."""
-        switch = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
         try:
-            has_v6 = switch.read_text().strip() == "0"
+            has_v6 = (_IPV6 / "all" / "disable_ipv6").read_text().strip() == "0"
         except OSError:
             has_v6 = False
         return (AF_INET, AF_INET6) if has_v6 else (AF_INET,)
@@ -105,6 +106,8 @@ class Routing:
             self._ip.link("set", index=index, mtu=mtu, txqlen=queue_length)
         with _ignoring(errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
             self._ip.link("set", index=index, IFLA_AF_SPEC=spec)
+        with suppress(OSError):  # its default may be off; read-only in some containers
+            (_IPV6 / link.get("IFLA_IFNAME") / "disable_ipv6").write_text("0")
         with _explained("TUN"):
             self._ip.link("set", index=index, state="up")
 
@@ -115,7 +118,7 @@ class Routing:
             if rule not in present:
                 self._add_rule(rule)
         for family in plan.families:
-            self._route(family, TUN_TABLE, Exit(tun_index, None))
+            self._route(family, TUN_TABLE, Exit(tun_index, TUN_GATEWAYS[family]), _ONLINK)
             for via in plan.vias:
                 self._route_via(family, via)
 
@@ -162,11 +165,13 @@ class Routing:
                 # The kernel keeps IPv6 routes without an address, and masquerades by another link's.
                 self._flush(family, via.table)
 
-    def _route(self, family: int, table: int, way: Exit) -> None:
-        route = {"family": family, "dst": "default", "oif": way.interface, "table": table}
+    def _route(self, family: int, table: int, way: Exit, flags: int = 0) -> None:
+        route: dict[str, Any] = {"family": family, "dst": "default", "table": table}
+        route |= {"oif": way.interface, "flags": flags}
         if way.gateway:
             route["gateway"] = way.gateway
-        with _ignoring(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENODEV):
+        down = (errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENODEV)
+        with _explained("routes"), _ignoring(*down):
             self._ip.route("replace", proto=PROTOCOL, **route)
 
     def _flush(self, family: int, table: int) -> None:
@@ -229,4 +234,9 @@ def _explained(where: str) -> Iterator[None]:
         if error.code == errno.EPERM:
             hint = "CAP_NET_ADMIN is missing: run with sudo"
             raise PrivilegeError("the kernel refused", where=where, hint=hint) from error
+        if error.code == errno.EACCES:  # addrconf: routes by a device without IPv6
+            hint = (
+                "sysctl net.ipv6.conf.default.disable_ipv6=0, or all.disable_ipv6=1 to do without"
+            )
+            raise BackendError("IPv6 is off for new devices", where=where, hint=hint) from error
         raise BackendError(f"refused ({os.strerror(error.code)})", where=where) from error

@@ -7,8 +7,11 @@ Why it looks like this:
 - The flow's verdict lives in its conntrack mark.
 - A SYN is asked for before conntrack sees it, whatever conntrack remembers: an attempt that nobody
   answered leaves its entry for 120 s, and the port may be another program's by now. Its first pass,
-  into the TUN, is not tracked and so leaves no trace; its second pass meets conntrack and all NAT
-  rules, ours and others', as if there had been no first.
+  into the TUN, is tracked in a conntrack zone of its own, for a second; so its second pass meets
+  conntrack and all NAT rules, ours and others', as if there had been no first. It has to be tracked
+  at all for the firewalls that let pass what is `ct state new`.
+- A socket bound to a device sends its SYN there and not into the TUN, whatever the mark. That one is
+  tracked as usual, or its answer would be of no known connection. Only its route tells it apart.
 - A datagram looks like the next one of its flow, so only conntrack can tell which is the first. NAT
   is bound once for a conntrack entry. On the first pass the flow is bound to "as it is", before
   other people's NAT rules can see it: what we read is what the program sent. That entry is marked
@@ -19,9 +22,10 @@ Why it looks like this:
 
 from __future__ import annotations
 
+from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING
 
-from tunowner.backends.linux.gate.plan import NFT_TABLE, TUN_NAME
+from tunowner.backends.linux.gate.plan import NFT_TABLE, TUN_GATEWAYS, TUN_NAME, TUN_ZONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +36,8 @@ _TCP_HEADERS = {"ip": 40, "ip6": 60}
 """Bytes of IP and TCP header without options, RFC 6691."""
 
 _SYN = "meta l4proto tcp tcp flags & (fin|syn|rst|ack) == syn"
+_ASKED_S = 1
+"""The entry of a first pass has served once the packet is in the TUN."""
 _LOST_VIA_S = 7_200
 """A TCP connection by an outbound is known for so long after its last packet: conntrack may forget
 it sooner. `masquerade` itself does that when its interface goes down or loses the address (the
@@ -64,12 +70,15 @@ def install(plan: GatePlan, *, owned: bool) -> str:
     lines = [f"table inet {NFT_TABLE} {{"]
     if owned:
         lines.append("flags owner;")
+    lines += ["ct timeout asked {", "protocol tcp", f"policy = {{ syn_sent : {_ASKED_S} }}", "}"]
     lines += _memories()
     syn_only = ['oifname "lo" accept', f"{_SYN} goto opening"]
     lines += _chain("out_syn", "type route hook output priority raw;", syn_only)
     lines += _chain("opening", "", _opening(marks))
+    lines += _chain("out_zone", "type filter hook output priority raw + 10;", _zone(marks))
     lines += _chain("out_route", "type route hook output priority mangle;", _out_route(plan))
     lines += _chain("fresh", "", _fresh(marks))
+    lines += _chain("asked", "", ['meta l4proto tcp ct timeout set "asked"', "accept"])
     lines += _chain("gate", "", [_set_meta(marks, marks.gate), _set_ct(marks, marks.gate)])
     lines += _chain("go_direct", "", [*_pass(marks, marks.direct), "accept"])
     lines += _chain("go_block", "", _go_block(marks))
@@ -134,8 +143,15 @@ def _opening(marks: Marks) -> list[str]:
         f"meta mark & {marks.mask:#010x} != 0 accept",  # a second pass
         *_not_ours_to_ask(marks),
         *_STILL_DROPPED,
-        "notrack",
         _set_meta(marks, marks.gate),
+    ]
+
+
+def _zone(marks: Marks) -> list[str]:
+    gated = f"meta mark & {marks.mask:#010x} == {marks.gate:#010x}"
+    return [
+        f"{gated} rt {header} nexthop {TUN_GATEWAYS[family]} ct zone set {TUN_ZONE}"
+        for family, header in ((AF_INET, "ip"), (AF_INET6, "ip6"))
     ]
 
 
@@ -153,7 +169,8 @@ def _out_route(plan: GatePlan) -> list[str]:
     verdicts = {marks.direct: "go_direct", marks.block: "go_block", marks.drop: "go_drop"}
     verdicts |= {marks.refuse: "refuse"}
     verdicts |= {via.mark: f"go_via{number}" for number, via in enumerate(plan.vias)}
-    jumps = {mark: f"goto {chain}" for mark, chain in verdicts.items()} | {marks.gate: "accept"}
+    verdicts |= {marks.gate: "asked"}
+    jumps = {mark: f"goto {chain}" for mark, chain in verdicts.items()}
     flows = {0: "goto fresh", marks.gate: "goto gate", marks.block: "goto refuse"}
     flows |= {marks.drop: "drop"}
     flows |= {via.mark: f"goto via{number}" for number, via in enumerate(plan.vias)}
