@@ -16,7 +16,8 @@ import pytest
 
 from tests.control.helpers import ROOT, tunowner
 from tunowner.app.who import Answer
-from tunowner.control.tables import answer_block, process_lines, sockets_table
+from tunowner.control.listing import sockets_table
+from tunowner.control.tables import answer_block, process_lines
 from tunowner.core.model import (
     TCP,
     Connection,
@@ -123,7 +124,7 @@ class TestWho:
     def test_somebody_elses_socket_without_privilege(self, server: tuple[str, int]) -> None:
         code = f"""
 import os, pwd, sys
-import tunowner.app.who, tunowner.control.answers, tunowner.control.cli
+import json, tunowner.app.who, tunowner.control.answers, tunowner.control.cli
 import tunowner.backends.linux.details, tunowner.backends.linux.namespaces
 import tunowner.backends.linux.table
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
