@@ -109,6 +109,8 @@ class TestWho:
             ["udp", "--tcp", ":80"],
             ["tcp", ":80", ":81"],
             ["tcp", ":80", "*:81"],
+            ["icmp", ":80"],
+            ["TCP", ":80"],
             ["tcp", ":\u0663\u0660"],
             ["tcp", "[1.2.3.4:80"],
             ["tcp", "-1:80"],
@@ -119,6 +121,10 @@ class TestWho:
         assert (done.returncode, done.stdout) == (2, "")
         (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
         assert line.isprintable()
+
+    def test_the_word_that_is_wrong_is_named(self) -> None:
+        assert "'icmp' is not tcp or udp" in tunowner("who", "icmp", ":80").stderr
+        assert "'1.2.3' is not ADDRESS:PORT" in tunowner("who", "1.2.3", ":80").stderr
 
     @pytest.mark.root
     def test_somebody_elses_socket_without_privilege(self, server: tuple[str, int]) -> None:
@@ -169,11 +175,18 @@ class TestSockets:
         assert {row["status"] for row in self.rows("--state", "listen")} == {"LISTEN"}
 
     @pytest.mark.parametrize(
-        "words", [["--port", "0"], ["--port", "65536"], ["--pid", "-1"], ["--app", "re:("], ["x"]]
+        "words",
+        [
+            *(["--port", "0"], ["--port", "65536"], ["--pid", "-1"], ["--app", "re:("], ["x"]),
+            *(["--app", ""], ["--state", "OPEN"], ["--state", ""]),
+        ],
     )
     def test_usage_errors(self, words: list[str]) -> None:
         done = tunowner("sockets", *words)
         assert (done.returncode, done.stdout) == (2, "")
+
+    def test_states_are_told_to_whoever_names_none(self) -> None:
+        assert "SYN_RECV" in tunowner("sockets", "--state", "SYN").stderr
 
 
 class TestWords:

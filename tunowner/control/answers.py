@@ -40,8 +40,11 @@ def question(words: Sequence[str], protocol: str | None = None) -> Question:
         protocols, words = words[:1], words[1:]
     if not 1 <= len(words) <= 2:
         raise click.UsageError("give LOCAL, and REMOTE if you like, each as ADDRESS:PORT; or --pid")
+    if words[0].isalpha():
+        raise click.UsageError(f"{words[0]!r} is not tcp or udp")
+    local = endpoint(words[0])
     remote = endpoint(words[1], remote=True) if len(words) == 2 else None
-    return Question(protocols, endpoint(words[0]), remote, words)
+    return Question(protocols, local, remote, words)
 
 
 def tell_socket(asked: Question, *, sha256: bool, as_json: bool) -> bool:
