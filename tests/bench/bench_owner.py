@@ -59,6 +59,14 @@ def connections(listener: socket.socket) -> Iterator[tuple[socket.socket, FlowKe
             yield sock, flow_of(sock, listener.getsockname())
 
 
+def connected_udp() -> Iterator[tuple[socket.socket, FlowKey]]:
+    """Connect socket after socket, each closed before the next."""
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(("127.0.0.9", 9))
+            yield sock, flow_of(sock, ("127.0.0.9", 9), UDP)
+
+
 def new_sockets(
     source: LinuxOwners, opened: Iterator[tuple[socket.socket, FlowKey]]
 ) -> list[float]:
@@ -98,6 +106,10 @@ def single(fds: int, report: Report) -> None:
             "  the same, descriptor number at random",
             new_sockets(source, at_random(kept, listener)),
         )
+        spent = new_sockets(source, connected_udp())
+        what = f"owner by /proc, new connected UDP socket, process seen before ({fds} fds)"
+        show(what, spent)
+        report.add(f"{what}, p50", percentile(spent, 50) * 1e6, "us", at_most=60)
         udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         udp.bind(("", 0))
         wild = flow_of(udp, ("127.0.0.9", 9), UDP)

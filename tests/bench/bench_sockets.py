@@ -7,12 +7,14 @@ gopsutil, in turns, in one run. A socket named to the wrong process ends the run
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import socket
 import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -72,6 +74,12 @@ def opened(stack: ExitStack, sockets: int) -> dict[int, int]:
     return truth
 
 
+def keep_bytecode(stack: ExitStack) -> None:
+    """Let commands start as installed ones do: else Python compiles what is in a checkout."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = stack.enter_context(tempfile.TemporaryDirectory())
+
+
 def rows(report: Report, spent: Mapping[str, list[float]]) -> None:
     """Add each of ours beside its peers."""
     medians = {name: statistics.median(seconds) * 1e3 for name, seconds in spent.items()}
@@ -95,6 +103,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
     report = Report()
     with ExitStack() as stack:
+        keep_bytecode(stack)
         peers = Peers(stack, report)
         report.remark(check(opened(stack, options.sockets)))
         spent = in_turns({**ours(), **peers.tables()}, options.rounds)

@@ -16,7 +16,8 @@ import pytest
 
 from tests.control.helpers import ROOT, tunowner
 from tunowner.app.who import Answer
-from tunowner.control.tables import answer_block, process_lines, sockets_table
+from tunowner.control.listing import sockets_table
+from tunowner.control.tables import answer_block, process_lines
 from tunowner.core.model import (
     TCP,
     Connection,
@@ -108,6 +109,8 @@ class TestWho:
             ["udp", "--tcp", ":80"],
             ["tcp", ":80", ":81"],
             ["tcp", ":80", "*:81"],
+            ["icmp", ":80"],
+            ["TCP", ":80"],
             ["tcp", ":\u0663\u0660"],
             ["tcp", "[1.2.3.4:80"],
             ["tcp", "-1:80"],
@@ -119,11 +122,15 @@ class TestWho:
         (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
         assert line.isprintable()
 
+    def test_the_word_that_is_wrong_is_named(self) -> None:
+        assert "'icmp' is not tcp or udp" in tunowner("who", "icmp", ":80").stderr
+        assert "'1.2.3' is not ADDRESS:PORT" in tunowner("who", "1.2.3", ":80").stderr
+
     @pytest.mark.root
     def test_somebody_elses_socket_without_privilege(self, server: tuple[str, int]) -> None:
         code = f"""
 import os, pwd, sys
-import tunowner.app.who, tunowner.control.answers, tunowner.control.cli
+import json, tunowner.app.who, tunowner.control.answers, tunowner.control.cli
 import tunowner.backends.linux.details, tunowner.backends.linux.namespaces
 import tunowner.backends.linux.table
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
@@ -168,11 +175,18 @@ class TestSockets:
         assert {row["status"] for row in self.rows("--state", "listen")} == {"LISTEN"}
 
     @pytest.mark.parametrize(
-        "words", [["--port", "0"], ["--port", "65536"], ["--pid", "-1"], ["--app", "re:("], ["x"]]
+        "words",
+        [
+            *(["--port", "0"], ["--port", "65536"], ["--pid", "-1"], ["--app", "re:("], ["x"]),
+            *(["--app", ""], ["--state", "OPEN"], ["--state", ""]),
+        ],
     )
     def test_usage_errors(self, words: list[str]) -> None:
         done = tunowner("sockets", *words)
         assert (done.returncode, done.stdout) == (2, "")
+
+    def test_states_are_told_to_whoever_names_none(self) -> None:
+        assert "SYN_RECV" in tunowner("sockets", "--state", "SYN").stderr
 
 
 class TestWords:

@@ -33,15 +33,22 @@ def check_question(protocol: str, ip: str, port: int, remote: tuple[str, int] | 
     """Raise TunOwnerError for what cannot be asked."""
     if protocol not in PROTOCOLS:
         raise TunOwnerError(f"protocol {protocol!r} is not one of tcp, udp")
-    for address, number in ((ip, port), remote or ("", 1)):
-        _check(address, number)
-    if remote is not None and not remote[0]:
+    _check(ip, port)
+    if remote is None:
+        return
+    if not isinstance(remote, tuple | list) or len(remote) != 2:
+        raise TunOwnerError(
+            f"the remote end {remote!r} is not (address, port)",
+            hint="An IPv6 socket's own name has more: give name[:2]",
+        )
+    _check(*remote)
+    if not remote[0]:
         raise TunOwnerError("the remote end needs an address")
 
 
 def _check(ip: str, port: int) -> None:
-    if not 0 < port < 65536:
-        raise TunOwnerError(f"port {port} is not in 1..65535")
+    if not isinstance(port, int) or not 0 < port < 65536:
+        raise TunOwnerError(f"port {port!r} is not in 1..65535")
     try:
         if ip:
             ip_address(ip)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,20 @@ if TYPE_CHECKING:
     Test = Callable[[Process], bool]
 
 
+TCP_STATES = (
+    *("ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT"),
+    *("CLOSE", "CLOSE_WAIT", "LAST_ACK", "LISTEN", "CLOSING"),
+)
+"""By the names that a row's `status` has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Which sockets are wanted; what is None is not asked for.
 
     `listening`: TCP listeners and UDP sockets without a remote end. `app` is written as in a rule:
     a name, a path, a folder with `/` at its end; with `*`, or a regular expression after `re:`.
-    `port` is that of either end. `state` is a TCP state by name, whatever its case.
+    `port` is that of either end. `state` is one of TCP_STATES, whatever its case, with `-` or `_`.
     """
 
     protocols: tuple[int, ...] = (TCP, UDP)
@@ -41,8 +48,11 @@ class Wanted:
 def list_sockets(wanted: Wanted, backend: Backend | None = None) -> list[Connection]:
     """Return the wanted sockets in the order of protocol, port and address.
 
-    Raises TunOwnerError for an `app` that is no pattern, BackendError where there is no table.
+    Raises TunOwnerError for an `app` that is no pattern and a `state` that is none, BackendError
+    where there is no table.
     """
+    if wanted.state is not None:
+        wanted = replace(wanted, state=state_name(wanted.state))
     app = None if wanted.app is None else app_test(wanted.app)
     rows = (backend or open_backend()).connections(TableQuery(wanted.protocols))
     if wanted != Wanted(wanted.protocols):
@@ -56,7 +66,7 @@ def _is_wanted(row: Connection, wanted: Wanted) -> bool:
         return False
     if wanted.port is not None and wanted.port not in (row.local_port, row.remote_port):
         return False
-    return wanted.state is None or row.status == wanted.state.upper().replace("-", "_")
+    return wanted.state is None or row.status == wanted.state
 
 
 def _is_held(row: Connection, pid: int | None, app: Test | None) -> bool:
@@ -68,11 +78,21 @@ def _is_held(row: Connection, pid: int | None, app: Test | None) -> bool:
     )
 
 
+def state_name(text: str) -> str:
+    """Return the TCP state as rows name it. Raises TunOwnerError for what is none."""
+    name = text.upper().replace("-", "_")
+    if name not in TCP_STATES:
+        raise TunOwnerError(f"{text!r} is no TCP state", hint=f"One of {', '.join(TCP_STATES)}")
+    return name
+
+
 def app_test(text: str) -> Test:
     """Return what tells whether a process runs an app, written as in a rule."""
     from tunowner.core.rules.findings import BadValueError  # noqa: PLC0415 - PyYAML comes with it
     from tunowner.core.rules.patterns import Pattern  # noqa: PLC0415
 
+    if not text:
+        raise TunOwnerError("an app has a name or a path")
     try:
         if text.startswith("re:"):
             pattern = Pattern.expression(text)

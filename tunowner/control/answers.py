@@ -1,4 +1,4 @@
-"""What `who` and `sockets` print. Apart from `cli`, so that the commands stay readable there."""
+"""What `who` prints. Apart from `cli`, so that the commands stay readable there."""
 
 from __future__ import annotations
 
@@ -10,20 +10,16 @@ import click
 
 from tunowner.app.events import owner_fields
 from tunowner.app.find import PROTOCOLS
-from tunowner.app.sockets import connection_fields, list_sockets
+from tunowner.app.sockets import connection_fields
 from tunowner.app.who import details_fields, who, who_is
 from tunowner.control.arguments import endpoint
-from tunowner.control.tables import answer_block, process_block, sockets_table
-from tunowner.core.model import TCP, UDP
-from tunowner.errors import BackendError, TunOwnerError
+from tunowner.control.tables import answer_block, process_block
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from tunowner.app.sockets import Wanted
     from tunowner.app.who import Answer
-    from tunowner.core.model import Connection
 
 
 class Question(NamedTuple):
@@ -44,8 +40,11 @@ def question(words: Sequence[str], protocol: str | None = None) -> Question:
         protocols, words = words[:1], words[1:]
     if not 1 <= len(words) <= 2:
         raise click.UsageError("give LOCAL, and REMOTE if you like, each as ADDRESS:PORT; or --pid")
+    if words[0].isalpha():
+        raise click.UsageError(f"{words[0]!r} is not tcp or udp")
+    local = endpoint(words[0])
     remote = endpoint(words[1], remote=True) if len(words) == 2 else None
-    return Question(protocols, endpoint(words[0]), remote, words)
+    return Question(protocols, local, remote, words)
 
 
 def tell_socket(asked: Question, *, sha256: bool, as_json: bool) -> bool:
@@ -73,24 +72,6 @@ def tell_process(pid: int, *, sha256: bool, as_json: bool) -> bool:
     return True
 
 
-def tell_table(wanted: Wanted, *, as_json: bool) -> None:
-    """Print the connection table."""
-    try:
-        rows = list_sockets(wanted)
-    except BackendError:
-        raise
-    except TunOwnerError as error:
-        raise click.UsageError(str(error)) from None
-    lines = map(_json_line, rows) if as_json else sockets_table(rows)
-    sys.stdout.writelines(line + "\n" for line in lines)
-
-
-def protocol_numbers(*, tcp: bool, udp: bool) -> tuple[int, ...]:
-    """Return the protocols asked for; both when none is."""
-    chosen = tuple(number for number, wanted in ((TCP, tcp), (UDP, udp)) if wanted)
-    return chosen or (TCP, UDP)
-
-
 def _answer_fields(answer: Answer, words: Sequence[str]) -> dict[str, Any]:
     row = answer.socket
     return {
@@ -104,10 +85,6 @@ def _answer_fields(answer: Answer, words: Sequence[str]) -> dict[str, Any]:
         "backend": answer.owner.backend,
         "lookup_us": answer.owner.lookup_us,
     }
-
-
-def _json_line(row: Connection) -> str:
-    return json.dumps(connection_fields(row), ensure_ascii=True)
 
 
 def _write_json(fields: dict[str, Any]) -> None:

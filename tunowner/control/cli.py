@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import json
+import gc
 import os
 import sys
 from io import TextIOWrapper
@@ -143,11 +143,13 @@ def sockets(
     as_json: bool,
 ) -> None:
     """List TCP and UDP sockets with their owners; with --json one JSON object in each line."""
+    gc.disable()  # no row is garbage before the end, and looking for it takes longer than a row
     from tunowner.app.sockets import Wanted
-    from tunowner.control import answers
+    from tunowner.control import listing
 
-    protocols = answers.protocol_numbers(tcp=tcp, udp=udp)
-    answers.tell_table(Wanted(protocols, listening, pid, app, port, state), as_json=as_json)
+    protocols = listing.protocol_numbers(tcp=tcp, udp=udp)
+    listing.tell_table(Wanted(protocols, listening, pid, app, port, state), as_json=as_json)
+    gc.freeze()  # nor when Python ends
 
 
 @cli.command()
@@ -209,6 +211,8 @@ def schema() -> None:
 
     Save it, and write as the first line of a file: # yaml-language-server: $schema=PATH
     """
+    import json
+
     from tunowner.app.schema import rules_schema
 
     click.echo(json.dumps(rules_schema(), indent=2))
@@ -234,6 +238,8 @@ def doctor(*, as_json: bool) -> None:
 
 
 def _write_json(event: Event) -> None:
+    import json
+
     sys.stdout.write(json.dumps(event, ensure_ascii=True) + "\n")
     sys.stdout.flush()
 

@@ -1,25 +1,20 @@
-"""Answers of `who` and `sockets` for people."""
+"""Answers of `who` for people."""
 
 from __future__ import annotations
 
 import shlex
 import time
-from functools import cache
 from typing import TYPE_CHECKING
 
-from tunowner.app.sockets import address_text
 from tunowner.control.render import clean
 from tunowner.core.model import PROTOCOL_NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator
 
     from tunowner.app.who import Answer, ProcessAnswer
     from tunowner.core.model import Connection, Process, ProcessDetails
 
-HEADINGS = ("PROTO", "STATUS", "LOCAL", "REMOTE", "USER", "PID", "NAME", "PATH")
-WIDEST = 46
-"""A wider cell pushes its own line only: an IPv6 address with its port is 47 at most."""
 LONGEST_COMMAND = 160
 
 
@@ -95,40 +90,3 @@ def _shortened(text: str) -> str:
 
 def _state(row: Connection) -> str:
     return "" if row.status == "NONE" else row.status
-
-
-def sockets_table(rows: Sequence[Connection]) -> Iterator[str]:
-    """Yield the lines of the connection table, the headings first."""
-    held = cache(_holder_cells)  # a process has many sockets, a table thousands
-    cells = [HEADINGS, *(_cells(row, held) for row in rows)]
-    columns = zip(*cells, strict=True)
-    widths = [min(WIDEST, max(map(len, column))) for column in columns]
-    line = "  ".join(f"{{:<{width}}}" for width in widths)
-    for texts in cells:
-        yield line.format(*texts).rstrip()
-
-
-def _end(address: bytes, port: int) -> str:
-    text = address_text(address)
-    return f"{text}:{port}" if len(address) == 4 else f"[{text}]:{port}"
-
-
-def _cells(
-    row: Connection, held: Callable[[Process, int], tuple[str, str, str, str]]
-) -> tuple[str, ...]:
-    """Word a row. Without a holder the grade says why."""
-    process = row.process
-    remote = _end(row.remote, row.remote_port) if row.remote_port else "*"
-    local = _end(row.local, row.local_port)
-    socket = (PROTOCOL_NAMES[row.protocol], _state(row) or "-", local, remote)
-    if process is None:
-        return (*socket, clean("-" if row.uid is None else row.uid), "-", f"({row.grade})", "")
-    return (*socket, *held(process, len(row.holders)))
-
-
-def _holder_cells(process: Process, holders: int) -> tuple[str, str, str, str]:
-    """Word the first holder; the others are told by their number."""
-    more = f" +{holders - 1}" if holders > 1 else ""
-    path = clean(process.path or "?") + (" (deleted)" if process.deleted else "")
-    user = clean(process.uid if process.user is None else process.user)
-    return user, f"{process.pid}{more}", clean(process.name or "?"), path

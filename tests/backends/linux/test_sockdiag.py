@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunowner.backends.linux import netlink, sockdiag
+from tunowner.backends.linux.bpf.exact import ExactDiag
 from tunowner.backends.linux.sockdiag import SockDiag, SocketRow, rank, senders
 from tunowner.core.model import TCP, UDP, FlowKey
 from tunowner.errors import BackendError
@@ -32,10 +33,10 @@ UDP_FLOW = FlowKey(UDP, LOOPBACK, 4000, PEER, 53)
 TCP_FLOW = FlowKey(TCP, LOOPBACK, 4000, PEER, 443)
 
 
-@pytest.fixture
-def diag() -> Iterator[SockDiag]:
+@pytest.fixture(params=[SockDiag, ExactDiag])
+def diag(request: pytest.FixtureRequest) -> Iterator[SockDiag]:
     with ExitStack() as stack:
-        made = SockDiag()
+        made = request.param()
         stack.callback(made.close)
         yield made
 
@@ -124,6 +125,29 @@ class TestKernel:
             assert found is not None
             assert (found.inode, found.state) == (inode(sock), sockdiag.ESTABLISHED)
             assert diag.sockets(FlowKey(UDP, LOOPBACK, sock.getsockname()[1], LOOPBACK, 10)) == []
+
+    @pytest.mark.parametrize("twin", ["v4", "mapped", "elsewhere"])
+    def test_udp_sockets_connected_between_the_same_ports(self, diag: SockDiag, twin: str) -> None:
+        family = socket.AF_INET6 if twin == "mapped" else socket.AF_INET
+        local = {"v4": "127.0.0.1", "mapped": "::ffff:127.0.0.1", "elsewhere": "127.0.0.2"}[twin]
+        remote = "::ffff:127.0.0.9" if twin == "mapped" else "127.0.0.9"
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one,
+            socket.socket(family, socket.SOCK_DGRAM) as two,
+        ):
+            for sock in (one, two):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            one.connect(("127.0.0.9", 9))
+            flow = FlowKey(UDP, LOOPBACK, port, bytes((127, 0, 0, 9)), 9)
+            for interface in (0, 1):
+                assert [it.inode for it in diag.sockets(flow, interface)] == [inode(one)]
+            two.bind((local, port))
+            two.connect((remote, 9))
+            both = {inode(one)} if twin == "elsewhere" else {inode(one), inode(two)}
+            for interface in (0, 1):
+                assert {it.inode for it in diag.sockets(flow, interface)} == both
 
     @pytest.mark.parametrize("interface", [0, 1])
     def test_a_listener_is_never_the_answer(self, diag: SockDiag, interface: int) -> None:

@@ -212,7 +212,7 @@ class SockDiag:
             return [row]
         if row is None and flow.protocol == TCP and interface:
             return []  # the exact query looked everywhere that counts
-        rows = self.dump(flow.protocol, flow.local_port, _families(flow))
+        rows = self.dump(flow.protocol, flow.local_port, families(flow))
         return senders([*rows, row] if row else rows, flow, interface)
 
     def exact(self, flow: FlowKey, interface: int = 0) -> SocketRow | None:
@@ -349,7 +349,8 @@ def _connect() -> socket.socket:
     return diag
 
 
-def _families(flow: FlowKey) -> tuple[int, ...]:
+def families(flow: FlowKey) -> tuple[int, ...]:
+    """Return which sockets may have sent a flow: those of IPv6 send IPv4 too."""
     return (AF_INET, AF_INET6) if len(flow.local) == 4 else (AF_INET6,)
 
 
