@@ -3,6 +3,7 @@
 `python -m tests.bench.bench_rules`. No root. Nothing is asserted about time.
 
 The peer is a linear scan of the same compiled rules: what a decision would cost without indexes.
+Rules that ask for nothing but a regular expression are in no index: they have no target.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -42,7 +44,9 @@ SHAPES: dict[str, Callable[[int], str]] = {
     "a package": lambda n: f"package: deb:package-{n}",
     "some of each": lambda n: list(islice(SHAPES.values(), 7))[n % 7](n),
 }
+REGEX = "a regular expression and nothing else"
 CURL = Process(812, 4711, "/usr/bin/curl", 1000, "ana")
+PYTHON = Process(813, 4712, "/usr/bin/python3.11", 1000, "ana")
 OWNERS = {"known": Owner(Grade.EXACT, (CURL,), 1000, "ana"), "unknown": Owner(Grade.ABSENT)}
 FLOWS = [FlowKey(TCP, bytes(4), port, bytes([198, 51, 100, port & 255]), 443) for port in range(64)]
 DETAILS = ProcessDetails(
@@ -52,7 +56,8 @@ DETAILS = ProcessDetails(
     package="deb:curl",
     directory="/",
 )
-CONTEXT = Context(lambda _: DETAILS, hosts=lambda _: ("www.example.org",))
+PYTHON_DETAILS = replace(DETAILS, process=PYTHON, command_line=("python3", "/opt/other.py"))
+CONTEXT = Context({CURL: DETAILS, PYTHON: PYTHON_DETAILS}.get, hosts=lambda _: ("www.example.org",))
 
 
 def rules_text(shape: Callable[[int], str], count: int) -> str:
@@ -62,10 +67,10 @@ def rules_text(shape: Callable[[int], str], count: int) -> str:
     return f"version: 1\nrules:\n{rules}"
 
 
-def decide(rules: RuleSet, owner: Owner) -> float:
+def decide(rules: RuleSet, owner: Owner, decisions: int = DECISIONS) -> float:
     """Return the microseconds of one decision, the middle one of many: no rule matches."""
     spent = []
-    for number in range(DECISIONS):
+    for number in range(decisions):
         flow = FLOWS[number % len(FLOWS)]
         begun = time.perf_counter()
         decision = rules.decide(flow, owner, CONTEXT)
@@ -85,7 +90,8 @@ def scan(rules: RuleSet, owner: Owner) -> float:
 def measure(report: Report, what: str, few: RuleSet, many: RuleSet) -> list[float]:
     """Add the rows for one shape; return the ratios of the rounds."""
     ratios: list[float] = []
-    for name, owner in OWNERS.items():
+    owners = OWNERS | ({"a Python": Owner(Grade.EXACT, (PYTHON,))} if what == "a script" else {})
+    for name, owner in owners.items():
         pairs = [(decide(few, owner), decide(many, owner)) for _ in range(ROUNDS)]
         ours = statistics.median(many_us for _, many_us in pairs)
         ratios = [many_us / few_us for few_us, many_us in pairs]
@@ -95,6 +101,13 @@ def measure(report: Report, what: str, few: RuleSet, many: RuleSet) -> list[floa
         middle = statistics.median(ratios)
         report.add(f"  times that of {FEW} rules", middle, "x", at_most=2)
     return ratios
+
+
+def measure_regexes(report: Report) -> None:
+    """Add the row for rules that every flow is asked about."""
+    rules = load([("rules.yaml", rules_text(lambda n: f"app: 're:^/opt/vendor-{n}/'", MANY))])
+    spent = decide(rules, OWNERS["known"], decisions=20)
+    report.add(f"{MANY:,} rules, {REGEX}, owner known", spent, "us")
 
 
 def main() -> None:
@@ -110,6 +123,7 @@ def main() -> None:
         spent = time.perf_counter() - begun
         report.add(f"loading {MANY:,} rules, {what}", spent, "s", at_most=2)
         noise = measure(report, what, load([("rules.yaml", rules_text(shape, FEW))]), many)
+    measure_regexes(report)
     report.noise("10,000 rules over 10", noise)
     report.show(as_json=options.json)
 

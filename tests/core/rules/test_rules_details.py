@@ -86,6 +86,17 @@ CASES = [
     ("profile: [home, work]", {"profile": ["work"]}, YES),
     ("profile: home", {"profile": ["work"]}, NO),
     ("profile: home", {}, NO),
+    # what a process is known not to have
+    ("package: deb:*", {"package": ["none"]}, NO),
+    ("package: 're:.*'", {"package": ["none"]}, NO),
+    ("service: '*'", {"service": ["none"]}, NO),
+    ("service: none", {"service": ["none"]}, NO),
+    ("container: '*'", {"container": ["none"]}, NO),
+    ("container: '*'", {"package": ["none"]}, UNKNOWN),
+    # told as a rule would say it
+    ("service: ssh", {"service": ["ssh"]}, YES),
+    ("service: ssh.service", {"service": ["ssh"]}, YES),
+    (f"sha256: {'ab' * 32}", {"sha256": ["AB" * 32]}, YES),
     # quic is UDP to port 443
     ("protocol: quic", {"protocol": ["udp"]}, YES),
     ("protocol: quic", {"protocol": ["tcp"]}, NO),

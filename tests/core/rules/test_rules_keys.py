@@ -108,6 +108,19 @@ def test_until_restart() -> None:
     ]
 
 
+def test_a_reload_does_not_bring_back_what_ended_with_a_restart() -> None:
+    text = ENDING.format("until: restart")
+    over = rules(text, Loading(NOW, restarted=True))
+    again = rules(text, Loading(NOW + 60, before=over))
+    and_again = rules(text, Loading(NOW + 120, before=again))
+    assert and_again.decide(flow(), ABSENT).action == "direct"
+    assert and_again.warnings == over.warnings
+    new = rules(text.replace("name: a", "name: b"), Loading(NOW + 180, before=and_again))
+    assert new.decide(flow(), ABSENT).action == "block"
+    kept = rules(text.replace("name: a", "name: b"), Loading(NOW + 240, before=new))
+    assert kept.decide(flow(), ABSENT).action == "block"
+
+
 def test_a_rule_that_has_ended_is_told_of() -> None:
     loaded = rules(ENDING.format("expires: 2020-01-01T00:00:00Z"))
     assert [str(it) for it in loaded.warnings] == [

@@ -115,6 +115,11 @@ def test_a_described_flow_is_decided_like_a_real_one() -> None:
         ({"to": ["1.2.3.4:80"], "owner": ["sure"]}, "'sure' is no owner grade"),
         ({"to": ["1.2.3.4:80"], "pid": ["0"]}, "'0' is no process number"),
         ({"to": ["1.2.3.4:80"], "cmdline": ["a 'b"]}, "not a command line: No closing quotation"),
+        ({"to": ["1.2.3.4:80"], "package": ["curl"]}, "'curl' is no package"),
+        ({"to": ["1.2.3.4:80"], "package": ["dep:curl"]}, "'dep:curl' is no package"),
+        ({"to": ["1.2.3.4:80"], "package": ["deb:"]}, "'deb:' is no package"),
+        ({"to": ["1.2.3.4:80"], "container": ["web"]}, "'web' is no container"),
+        ({"to": ["1.2.3.4:80"], "sha256": ["ab"]}, "'ab' is no SHA-256"),
         ({"to": ["1.2.3.4:80"], "user": []}, "expected one text that is not empty"),
     ],
 )

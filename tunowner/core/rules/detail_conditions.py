@@ -33,6 +33,8 @@ MAX_COMMAND_LINE = 32_768
 _TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
 _PACKAGES = ("deb", "rpm", "flatpak", "snap", "appimage")
 _CONTAINERS = ("docker", "podman", "containerd", "crio", "lxc", "nspawn")
+_PACKAGE = "deb:curl or flatpak:org.mozilla.firefox"
+_CONTAINER = "docker:0123456789ab or docker:*"
 _SHORT_ID = re.compile(r"[a-z]+:[0-9a-f]{12,63}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -112,7 +114,7 @@ class Package(DetailText):
 
     @staticmethod
     def parse(node: Scalar) -> Pattern:
-        return _kind_pattern(node, _PACKAGES, "package", "deb:curl or flatpak:org.mozilla.firefox")
+        return _kind_pattern(node, _PACKAGES, "package", _PACKAGE)
 
     @staticmethod
     def texts(details: ProcessDetails) -> tuple[str | None, ...]:
@@ -129,7 +131,7 @@ class Container(DetailText):
 
     @staticmethod
     def parse(node: Scalar) -> Pattern:
-        pattern = _kind_pattern(node, _CONTAINERS, "container", "docker:0123456789ab or docker:*")
+        pattern = _kind_pattern(node, _CONTAINERS, "container", _CONTAINER)
         short = pattern.is_literal and _SHORT_ID.fullmatch(pattern.text)
         return Pattern.words(pattern.text + "*") if short else pattern
 
@@ -140,15 +142,41 @@ class Container(DetailText):
 
 def _kind_pattern(node: Scalar, kinds: Sequence[str], what: str, example: str) -> Pattern:
     text = pattern_text(node)
-    kind, colon, name = text.partition(":")
-    if text.startswith(REGEX_PREFIX) or "*" in kind:
-        return Pattern.words(text)
-    if kind not in kinds:
-        hint = suggestion(kind, kinds, "kinds") if colon else f"write {example}"
-        raise BadValueError("E115", f"{quoted(text)} is no {what}", hint)
-    if not name:
-        raise BadValueError("E115", f"{quoted(text)} is no {what}", f"write {example}")
+    kind = text.partition(":")[0]
+    if not text.startswith(REGEX_PREFIX) and "*" not in kind:
+        _check_kind(text, kinds, what, example)
     return Pattern.words(text)
+
+
+def _check_kind(text: str, kinds: Sequence[str], what: str, example: str) -> None:
+    kind, colon, name = text.partition(":")
+    if kind not in kinds or not name:
+        wrong = colon and kind not in kinds
+        hint = suggestion(kind, kinds, "kinds") if wrong else f"write {example}"
+        raise BadValueError("E115", f"{quoted(text)} is no {what}", hint)
+
+
+def check_package(text: str) -> None:
+    """Raise `BadValueError` for what no package is called."""
+    _check_kind(text, _PACKAGES, "package", _PACKAGE)
+
+
+def check_container(text: str) -> None:
+    """Raise `BadValueError` for what no container is called."""
+    _check_kind(text, _CONTAINERS, "container", _CONTAINER)
+
+
+def unit_name(text: str) -> str:
+    """Return the name of a systemd unit, of which `.service` may be left out."""
+    return text if "." in text else f"{text}.service"
+
+
+def read_hash(text: str) -> str:
+    """Return a SHA-256 in lower case; `BadValueError` if it is none."""
+    if not _SHA256.fullmatch(text):
+        hint = "write the 64 digits that `sha256sum FILE` prints"
+        raise BadValueError("E117", f"{quoted(text)} is no SHA-256", hint)
+    return text.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +190,7 @@ class Service(DetailText):
     @staticmethod
     def parse(node: Scalar) -> Pattern:
         pattern = Pattern.words(pattern_text(node))
-        whole = not pattern.is_literal or "." in pattern.text
-        return pattern if whole else Pattern.words(f"{pattern.text}.service")
+        return Pattern.words(unit_name(pattern.text)) if pattern.is_literal else pattern
 
     @staticmethod
     def texts(details: ProcessDetails) -> tuple[str | None, ...]:
@@ -245,11 +272,7 @@ class Sha256(ProcessCondition):
 
     @staticmethod
     def parse(node: Scalar) -> str:
-        text = node.text
-        if not _SHA256.fullmatch(text):
-            hint = "write the 64 digits that `sha256sum FILE` prints"
-            raise BadValueError("E117", f"{quoted(text)} is no SHA-256", hint)
-        return text.lower()
+        return read_hash(node.text)
 
     @classmethod
     def build(cls, written: str, values: Sequence[str]) -> Self:

@@ -42,13 +42,15 @@ class ScriptTable(FileTable):
 
     def find(self, subject: Subject) -> tuple[list[int], bool]:
         found: list[int] = []
-        whole = bool(subject.owner.candidates)
         for process in subject.owner.candidates:
             script = subject.script(process)
-            whole = whole and script is not None and script.path is not None
             if script is not None:
                 self.find_file(script.path or script.name, found)
-        return found, whole
+        return found, self.finds_all(subject)
+
+    def finds_all(self, subject: Subject) -> bool:
+        scripts = [subject.script(process) for process in subject.owner.candidates]
+        return bool(scripts) and all(it is not None and it.path is not None for it in scripts)
 
 
 class RelativeTable(FileTable):

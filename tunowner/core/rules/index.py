@@ -107,6 +107,8 @@ class Index:
         """
         found = self._find(subject)
         if found and found[0] < 0:
+            if len(found) == 1:
+                return self._crowds[-found[0] - 1].may_match(subject)
             return self._with_crowds(found, subject)
         return found
 
@@ -140,7 +142,7 @@ class Index:
         Only looks among the rules that `may_match` leaves out; returns `before` for none.
         """
         for table, others in self._without.items():
-            if not table.find(subject)[1]:
+            if not table.finds_all(subject):
                 before = others._first_unknown(subject, before)  # noqa: SLF001
         if self._crowds:
             for crowd in self._parted(self._find(subject))[0]:

@@ -32,8 +32,8 @@ class Loading:
     """The circumstances of a load. `now` is in seconds since the epoch.
 
     `before` are the rules that these replace: a rule that was there by the same name and with the
-    same `for` keeps its end. `restarted`: tunowner starts with these rules, so those
-    `until: restart` are over.
+    same `for` keeps its end, and one that was over stays so. `restarted`: tunowner starts with these
+    rules, so those `until: restart` are over.
     """
 
     now: float = 0.0
@@ -139,7 +139,7 @@ class RuleReader:
         written = f"{key} {shown(scalar.text)}"
         if key == "until":
             read_restart(scalar)
-            return Term(written, None)
+            return Term(written, None, self._loading.restarted)
         if key == "for":
             return Term(written, self._loading.now + read_duration(scalar))
         return Term(written, read_moment(scalar))
@@ -155,7 +155,7 @@ class RuleReader:
             if term.ends_at is not None:
                 limits.append(Until(term.ends_at))
                 self._warn_if_over(rule, term.ends_at)
-            elif self._loading.restarted:
+            elif term.over:
                 limits.append(Over())
                 self._warn_over(rule, "ended with the restart")
         return replace(rule, match=All.of((rule.match, *limits)), term=term)

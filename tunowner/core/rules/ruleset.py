@@ -27,10 +27,14 @@ if TYPE_CHECKING:
 
 
 class Term(NamedTuple):
-    """When a rule ends: as written, and in seconds since the epoch (None: with the next start)."""
+    """When a rule ends: as written, and in seconds since the epoch (None: with the next start).
+
+    `over`: it ended with a start.
+    """
 
     written: str
     ends_at: float | None
+    over: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,33 +54,33 @@ _NODE = _Interpreter(
 _PERL = _Interpreter("I", "eE", attached="iFMmDCx")
 _RUBY = _Interpreter("IrCE", "e", attached="iFKTWx")
 _SHELL = _Interpreter("oO", "c", words=frozenset(("--rcfile", "--init-file")))
-_INTERPRETERS = {
-    re.compile(r"(?:python|pypy)[0-9.]*[a-z]?"): _PYTHON,
-    re.compile(r"node(?:js)?[0-9]*"): _NODE,
-    re.compile(r"perl[0-9.]*"): _PERL,
-    re.compile(r"ruby[0-9.]*"): _RUBY,
-    re.compile(r"(?:ba|da|a|z|k|mk)?sh"): _SHELL,
-}
-_JAVA = re.compile(r"javaw?")
+_INTERPRETERS = {"python": _PYTHON, "node": _NODE, "perl": _PERL, "ruby": _RUBY, "shell": _SHELL}
+_KIND = re.compile(
+    r"(?P<python>(?:python|pypy)[0-9.]*[a-z]?)|(?P<node>node(?:js)?[0-9]*)|(?P<perl>perl[0-9.]*)"
+    r"|(?P<ruby>ruby[0-9.]*)|(?P<shell>(?:ba|da|a|z|k|mk)?sh)|(?P<java>javaw?)"
+    r"|(?P<wine>wine(?:64)?(?:-preloader)?)"
+)
+"""The name of a program: the group that fits says how its command line is read."""
 _JAVA_WORDS = frozenset(
     (
         *("-cp", "-classpath", "--class-path", "-p", "--module-path", "--add-modules"),
         *("--upgrade-module-path", "--add-reads", "--add-exports", "--add-opens"),
     )
 )
-_WINE = re.compile(r"wine(?:64)?(?:-preloader)?")
 _DRIVE = re.compile(r"[A-Za-z]:/")
+_ODD = re.compile(r"/(?:\.|/|$)")
+"""Where a path may not be normal."""
 
 
 def is_interpreter(program: str) -> bool:
     """Whether the program at this path is one whose scripts we know how to tell."""
-    name = _name(program)
-    return any(it.fullmatch(name) for it in (*_INTERPRETERS, _JAVA, _WINE))
+    return _kind(program) is not None
 
 
-def _name(program: str) -> str:
+def _kind(program: str) -> str | None:
     name = program.replace("\\", "/").rpartition("/")[2]
-    return name[:-4] if name.lower().endswith(".exe") else name
+    known = _KIND.fullmatch(name[:-4] if name.lower().endswith(".exe") else name)
+    return known.lastgroup if known else None
 
 
 def script_of(program: str, words: Sequence[str], directory: str | None) -> Script:
@@ -88,19 +88,16 @@ def script_of(program: str, words: Sequence[str], directory: str | None) -> Scri
 
     `words` is the command line, `directory` where relative names start, None if unknown.
     """
-    name = _name(program)
-    if _WINE.fullmatch(name):
+    kind = _kind(program)
+    if kind is None:
+        return NO_SCRIPT
+    if kind == "wine":
         found = next((word for word in words if word.lower().endswith(".exe")), None)
-    elif _JAVA.fullmatch(name):
+    elif kind == "java":
         found = _jar(iter(words[1:]))
     else:
-        reader = next(
-            (it for pattern, it in _INTERPRETERS.items() if pattern.fullmatch(name)), None
-        )
-        if reader is None:
-            return NO_SCRIPT
-        kind, found = _first_word(reader, iter(words[1:]))
-        if kind == "module":
+        what, found = _first_word(_INTERPRETERS[kind], iter(words[1:]))
+        if what == "module":
             return Script("", found) if found else NO_SCRIPT
     return _resolved(found, directory) if found else NO_SCRIPT
 
@@ -161,6 +158,8 @@ def _resolved(word: str, directory: str | None) -> Script:
 
 def normal(path: str) -> str:
     """Return an absolute path without `.`, `..` and doubled slashes. Links are not followed."""
+    if path.startswith("/") and not _ODD.search(path):
+        return path
     parts: list[str] = []
     for part in path.split("/"):
         if part == ".." and parts:

@@ -5,7 +5,8 @@
     rules.explain(flow, owner, context)
 
 The keys are those of `FIELDS`, the values lists of text of which most fields take one. What is not
-told is unknown, except that no profile is chosen. A parent that is told is followed by its own
+told is unknown, except that no profile is chosen; `none` is told of a process that is in no package,
+no unit or no container. A parent that is told is followed by its own
 parents, and the last of them is the first process.
 """
 
@@ -19,12 +20,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tunowner.core.model import PROTOCOL_NAMES, UDP, FlowKey, Grade, Owner, Process, ProcessDetails
 
+from .detail_conditions import check_container, check_package, read_hash, unit_name
 from .findings import BadValueError, quoted, suggestion
 from .subject import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+NONE = "none"
+"""Told of a process that has no package, no unit, or is in no container: known, and nothing."""
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:[\\/]")
 _ENDPOINT = re.compile(r"(?:\[(?P<v6>[^]%]+)\]|(?P<v4>[^]:[]+)):(?P<port>[0-9]{1,5})")
 _PROTOCOLS = {name: number for number, name in PROTOCOL_NAMES.items()} | {"quic": UDP}
@@ -130,6 +134,33 @@ def _command_line(texts: Sequence[str]) -> tuple[str, ...]:
         raise BadValueError("E121", f"not a command line: {error}", "close the quotes") from None
 
 
+def _package(texts: Sequence[str]) -> str:
+    if text := _one_unless_none(texts):
+        check_package(text)
+    return text
+
+
+def _container(texts: Sequence[str]) -> str:
+    if text := _one_unless_none(texts):
+        check_container(text)
+    return text
+
+
+def _service(texts: Sequence[str]) -> str:
+    text = _one_unless_none(texts)
+    return unit_name(text) if text else text
+
+
+def _one_unless_none(texts: Sequence[str]) -> str:
+    """Return one text, empty for what the process is told not to have."""
+    text = _one(texts)
+    return "" if text == NONE else text
+
+
+def _hash(texts: Sequence[str]) -> str:
+    return read_hash(_one(texts))
+
+
 FIELDS: dict[str, Field] = {
     "app": Field("path of the program", _path),
     "to": Field("remote address and port", _remote),
@@ -141,11 +172,11 @@ FIELDS: dict[str, Field] = {
     "cmdline": Field("the command line: words, or one text with quotes", _command_line),
     "directory": Field("working directory of the process", _path),
     "parent": Field("path of the parent, of its parent, and so on", _paths),
-    "package": Field("package, as in deb:curl", _one),
-    "service": Field("systemd unit, as in ssh.service", _one),
+    "package": Field("package, as in deb:curl, or none", _package),
+    "service": Field("systemd unit, as in ssh.service, or none", _service),
     "cgroup": Field("path of the control group", _one),
-    "container": Field("container, as in docker:0123abcd", _one),
-    "sha256": Field("hash of the program", _one),
+    "container": Field("container, as in docker:0123abcd, or none", _container),
+    "sha256": Field("hash of the program", _hash),
     "owner": Field("how sure the owner is: a grade, or unknown", _grade),
     "profile": Field("the profile that is chosen", _one),
 }
