@@ -32,7 +32,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "tunowner.backends.linux": (
         *("tunowner.backends.linux", "tunowner.backends.base", "tunowner.core.model"),
-        *("tunowner.core.packet", "tunowner.errors"),
+        *("tunowner.core.packet", "tunowner.core.collector", "tunowner.errors"),
     ),
     "tunowner.app": (
         *("tunowner.app", "tunowner.backends", "tunowner.backends.base", "tunowner.core"),

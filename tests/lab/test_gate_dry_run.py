@@ -17,6 +17,8 @@ from tests.lab.topology import BY_VPN, CLIENT4, CLIENT6, ETH, SERVICE4, SERVICE6
 from tests.lab.wait import wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.lab.world import World
 
 pytestmark = pytest.mark.root
@@ -82,15 +84,11 @@ def test_a_line_for_people_per_decision(world: World) -> None:
     assert engine.stderr == ""
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("words", [("--json",), ()])
-def test_a_reader_that_stalls_stalls_no_flow(
-    world: World, words: tuple[str, ...], how: signal.Signals
-) -> None:
-    before = world.client.snapshot()
-    rules = world.folder / "stalled.yaml"
+def start_without_reader(world: World, *words: str) -> tuple[subprocess.Popen[str], Path]:
+    """Start an engine that intercepts; return it, unread, and the file of its error output."""
+    rules = world.folder / "unread.yaml"
     rules.write_text(RULES, encoding="utf-8")
-    errors = world.folder / "stalled.stderr"
+    errors = world.folder / "unread.stderr"
     with errors.open("w") as sink:
         process = world.client.popen(
             [sys.executable, "-m", "tunowner", "run", *words, "--rules", str(rules)],
@@ -100,6 +98,16 @@ def test_a_reader_that_stalls_stalls_no_flow(
             stderr=sink,
         )
     wait_until(lambda: "tunowner" in world.client.sh("nft list tables"), "the engine")
+    return process, errors
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("words", [("--json",), ()])
+def test_a_reader_that_stalls_stalls_no_flow(
+    world: World, words: tuple[str, ...], how: signal.Signals
+) -> None:
+    before = world.client.snapshot()
+    process, errors = start_without_reader(world, *words)
     flows = world.app("other-app").probe("tcp", count=FLOWS, concurrency=20, timeout=2)
     blocked = world.app("block-app").probe("tcp", count=FLOWS, concurrency=20, timeout=2)
     assert all(flow.ok for flow in flows)
@@ -119,17 +127,7 @@ def test_a_reader_that_stalls_stalls_no_flow(
 @pytest.mark.parametrize("words", [("--json",), ()])
 def test_a_reader_that_leaves_ends_no_flow(world: World, words: tuple[str, ...]) -> None:
     before = world.client.snapshot()
-    rules = world.folder / "left.yaml"
-    rules.write_text(RULES, encoding="utf-8")
-    errors = world.folder / "left.stderr"
-    with errors.open("w") as sink:
-        process = world.client.popen(
-            [sys.executable, "-m", "tunowner", "run", *words, "--rules", str(rules)],
-            env={"PYTHONPATH": str(ROOT)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=sink,
-        )
+    process, errors = start_without_reader(world, *words)
     assert process.stdout
     process.stdout.readline()
     process.stdout.close()

@@ -7,8 +7,6 @@ it is said to belong to the kernel.
 
 from __future__ import annotations
 
-import gc
-from contextlib import contextmanager
 from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +15,7 @@ from tunowner.backends.base import TableQuery
 from tunowner.backends.linux.sockdiag import AF_INET, AF_INET6, CLOSE_WAIT, ESTABLISHED, SYN_RECV
 from tunowner.backends.linux.sockdiag_table import Columns, TableDiag
 from tunowner.backends.linux.table_holders import Holders
+from tunowner.core.collector import collector_at_rest
 from tunowner.core.model import TCP, Connection, Grade
 from tunowner.errors import BackendError
 
@@ -67,24 +66,12 @@ def connections(
     From `many` sockets on holders are asked of the kernel by `iterators`; /proc is read otherwise, or where it gives None.
     """
     try:
-        with _collector_at_rest():
+        with collector_at_rest():
             return _Table(query).connections(iterators, many)
     except OSError as error:
         raise BackendError(
             f"the kernel refused to list sockets: {error.strerror}", where="sock_diag"
         ) from error
-
-
-@contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Keep Python from looking for garbage among rows being made: a quarter of the time, for none."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 class _Group(NamedTuple):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from tunowner.core.collector import collector_at_rest
 from tunowner.core.model import BUILTIN_ACTIONS, DIRECT
 
 from .cases import Cases
@@ -40,20 +39,8 @@ def load(sources: Sequence[tuple[str, str]], loading: Loading = NO_CIRCUMSTANCES
     nothing is loaded unless everything is right and every test in the files passes. No sources
     give a set that leaves all direct.
     """
-    with _no_garbage():
+    with collector_at_rest():
         return _Loader(sources, loading).load()
-
-
-@contextmanager
-def _no_garbage() -> Iterator[None]:
-    """Keep the collector from looking, again and again, at objects that all stay: half the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 class _Loader:
