@@ -41,6 +41,22 @@ table inet firewall {
   }
 }
 """
+BY_USER = """
+table inet firewall {
+  chain out {
+    type filter hook output priority filter; policy drop;
+    oifname "lo" accept
+    meta l4proto icmpv6 accept
+    ct state { established, related } accept
+    meta mark & 0xff000000 > 0x01000000 accept
+    meta skuid 65534 accept
+  }
+  chain post {
+    type filter hook postrouting priority filter; policy drop;
+    oifname { "lo", "eth0", "tunowner0" } accept
+  }
+}
+"""
 OBSERVE = "version: 1\nrules: []\n"
 RULES = """
 version: 1
@@ -109,4 +125,23 @@ def test_a_first_pass_fills_no_table(walled: World, target: str) -> None:
     assert flow.ok
     for line in walled.client.conntrack("SYN_SENT", "[UNREPLIED]"):
         assert int(line.split()[4]) <= 1, line
+    assert engine.stop() == 0
+
+
+@pytest.fixture
+def walled_by_user(world: World) -> Iterator[World]:
+    """Lend a world where one user may open flows, by rules as the README gives them."""
+    world.client.run(["nft", "-f", "-"], stdin=BY_USER)
+    yield world
+    world.client.sh("nft delete table inet firewall")
+
+
+@everywhere
+def test_a_firewall_by_user_and_interface(walled_by_user: World, proto: str, target: str) -> None:
+    world = walled_by_user
+    engine = world.engine(OBSERVE)
+    (flow,) = world.app("direct-app").probe(proto, target, messages=3, user=65534)
+    assert flow.ok, flow.error
+    (flow,) = world.app("direct-app").probe(proto, target, timeout=1, user=1000)
+    assert not flow.ok
     assert engine.stop() == 0

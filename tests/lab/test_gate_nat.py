@@ -11,6 +11,7 @@ from tests.lab.topology import (
     BY_ETH,
     CLIENT4,
     CLIENT6,
+    ETH,
     GATEWAY4,
     GATEWAY6,
     SERVICE4,
@@ -95,4 +96,14 @@ def test_an_outbound_is_taken_before_the_redirection(
     (flow,) = nat_world.app("vpn-app").probe(proto, target, messages=5)
     assert (flow.ok, flow.peer_seen) == (True, VPN_CLIENT4 if target == VIRTUAL4 else VPN_CLIENT6)
     nat_world.arrivals.assert_none(link=BY_ETH)
+    assert engine.stop() == 0
+
+
+@everywhere
+def test_a_socket_bound_to_a_device_is_redirected_while_we_observe(
+    nat_world: World, proto: str, target: str
+) -> None:
+    engine = nat_world.engine("version: 1\nrules: []\n")
+    (flow,) = nat_world.app("direct-app").probe(proto, target, messages=3, device=ETH)
+    assert flow.ok, flow.error
     assert engine.stop() == 0

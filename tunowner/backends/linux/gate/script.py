@@ -148,11 +148,14 @@ def _opening(marks: Marks) -> list[str]:
 
 
 def _zone(marks: Marks) -> list[str]:
+    return [f"{into_tun} ct zone set {TUN_ZONE}" for into_tun, _ in _into_tun(marks)]
+
+
+def _into_tun(marks: Marks) -> Iterator[tuple[str, str]]:
+    """Yield a condition for packets on their way into the TUN, and the IP header it is for."""
     gated = f"meta mark & {marks.mask:#010x} == {marks.gate:#010x}"
-    return [
-        f"{gated} rt {header} nexthop {TUN_GATEWAYS[family]} ct zone set {TUN_ZONE}"
-        for family, header in ((AF_INET, "ip"), (AF_INET6, "ip6"))
-    ]
+    for family, header in ((AF_INET, "ip"), (AF_INET6, "ip6")):
+        yield f"{gated} rt {header} nexthop {TUN_GATEWAYS[family]}", header
 
 
 def _not_ours_to_ask(marks: Marks) -> list[str]:
@@ -235,10 +238,9 @@ def _clamp(via: Via) -> list[str]:
 
 def _as_it_is(marks: Marks, kind: str, field: str) -> list[str]:
     """Bind the NAT of a packet for the TUN to no change. The hooks are one before others' NAT."""
-    gated = f"meta mark & {marks.mask:#010x} == {marks.gate:#010x}"
     return [
-        f"{gated} meta nfproto {protocol} {kind}nat {header} to {header} {field}"
-        for protocol, header in (("ipv4", "ip"), ("ipv6", "ip6"))
+        f"{into_tun} {kind}nat {header} to {header} {field}"
+        for into_tun, header in _into_tun(marks)
     ]
 
 
