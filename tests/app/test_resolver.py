@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -124,6 +125,26 @@ def test_no_other_answer_is_remembered(grade: Grade) -> None:
         assert resolver.resolve(flow(1)).grade is grade
         owners.put(flow(1), FOUND)
         assert resolver.resolve(flow(1)) == FOUND
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"local_port": -1},
+        {"local_port": 65536},
+        {"remote_port": 1 << 70},
+        {"local": b""},
+        {"remote": b"abc"},
+        {"local": bytes(16)},
+        {"protocol": 999},
+    ],
+)
+@pytest.mark.parametrize("protocol", [6, 17])
+def test_a_flow_that_cannot_be(protocol: int, changes: dict[str, Any]) -> None:
+    with OwnerResolver() as resolver:
+        impossible = flow(1)._replace(**{"protocol": protocol, **changes})
+        assert resolver.resolve(impossible).grade is Grade.ABSENT
 
 
 def test_threads_share_a_walk() -> None:

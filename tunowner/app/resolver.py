@@ -23,14 +23,14 @@ from cachetools import TTLCache
 
 from tunowner.app.find import check_question
 from tunowner.backends import open_backend
-from tunowner.core.model import Grade
+from tunowner.core.model import Grade, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Self
 
     from tunowner.backends.base import Backend
-    from tunowner.core.model import FlowKey, Owner, Process, ProcessDetails
+    from tunowner.core.model import FlowKey, Process, ProcessDetails
 
 ABSENT_S = 0.075
 """How long "no such socket" is remembered, for this very flow only: a burst of packets costs one
@@ -104,6 +104,8 @@ class OwnerResolver:
         return self._inspector.details(process, sha256=sha256)
 
     def _at_once(self, flow: FlowKey) -> Owner | None:
+        if not _is_possible(flow):
+            return Owner(Grade.ABSENT, detail="no socket has such an address or port")
         with self._quick:
             owner = self._absent.get(flow)
             if owner is None:
@@ -133,3 +135,8 @@ class OwnerResolver:
                 if not future.done():
                     future.set_exception(error)
             raise
+
+
+def _is_possible(flow: FlowKey) -> bool:
+    ports = 0 <= flow.local_port < 65536 and 0 <= flow.remote_port < 65536
+    return ports and len(flow.local) == len(flow.remote) and len(flow.local) in (4, 16)

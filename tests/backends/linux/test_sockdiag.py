@@ -7,7 +7,7 @@ import socket
 import struct
 import sys
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import given
@@ -292,6 +292,13 @@ def diag_of(peer: Peer) -> SockDiag:
     return SockDiag(connect=connect)
 
 
+def exact_diag_of(peer: Peer) -> SockDiag:
+    made: Any = ExactDiag()
+    made._connect = lambda: peer
+    made._reopen()
+    return cast("SockDiag", made)
+
+
 def reply(kind: int, body: bytes, flags: int = 0) -> bytes:
     return (
         netlink.HEADER.pack(16 + len(body), kind, flags, 0, 0).replace(
@@ -368,6 +375,23 @@ def test_done_with_an_error_is_an_error() -> None:
     failed = reply(netlink.NLMSG_DONE, struct.pack("=i", -errno.EPERM))
     with pytest.raises(PermissionError):
         diag_of(Peer(failed)).dump(TCP, 4000, (2,))
+
+
+def test_udp_is_not_alone_where_the_kernel_does_not_say_all() -> None:
+    flow = UDP_FLOW._replace(remote_port=443)
+    row = reply(sockdiag.SOCK_DIAG_BY_FAMILY, BODY, netlink.NLM_F_MULTI)
+    done, failed, interrupted = (
+        reply(netlink.NLMSG_DONE, struct.pack("=i", code), netlink.NLM_F_MULTI | flags)
+        for code, flags in ((0, 0), (-errno.EPERM, 0), (0, netlink.NLM_F_DUMP_INTR))
+    )
+    assert len(exact_diag_of(Peer(GOOD, row, done, done)).sockets(flow)) == 1
+    with pytest.raises(PermissionError):
+        exact_diag_of(Peer(GOOD, row, done, failed, GOOD, row, done, failed)).sockets(flow)
+    other = row.replace(struct.pack("=II", 5, 0), struct.pack("=II", 6, 0))
+    for doubt in ([row, done, interrupted], [row, other, done, done], [row + other], [row[:60]]):
+        peer = Peer(GOOD, *doubt, GOOD, row, other, done, done)
+        found = exact_diag_of(peer).sockets(flow)
+        assert {it.cookie for it in found} == {5, 6}, doubt
 
 
 def test_a_missing_module_is_named() -> None:

@@ -112,11 +112,13 @@ class Memory:
 
     def holding(self, holder: Holder, inode: int) -> ProcessDir | None:
         """Return the process if it holds the socket there now."""
-        process = self._open.get(holder.pid)
-        if process is not None and process.holds(holder.link, inode):
-            return process
+        known = self._open.get(holder.pid)
+        if known is not None and known.holds(holder.link, inode):
+            return known
         process = self.opened(holder.pid)
-        return process if process is not None and process.holds(holder.link, inode) else None
+        if process is None or process is known or not process.holds(holder.link, inode):
+            return None
+        return process
 
     def opened(self, pid: int) -> ProcessDir | None:
         """Return the process that has `pid` now."""

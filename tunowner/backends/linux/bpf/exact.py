@@ -40,6 +40,7 @@ _REQUEST_SIZE = _HEAD.size + _REST.size + _COOKIE.size
 _ASK = (_REQUEST_SIZE, SOCK_DIAG_BY_FAMILY, netlink.NLM_F_REQUEST)
 _LIST = (*_ASK[:2], netlink.NLM_F_REQUEST | netlink.NLM_F_DUMP)
 _ERROR = struct.Struct("=IHHI4xi")
+"""`struct nlmsghdr` and the errno of NLMSG_ERROR, and of NLMSG_DONE too."""
 _REPLY = struct.Struct("=IHHI4xBBxx36sIQ12xII")
 """`struct nlmsghdr` and `struct inet_diag_msg`, the ends of the connection in one piece."""
 _pack_head, _pack_ends, _pack_rest = _HEAD.pack_into, _ENDS.pack, _REST.pack_into
@@ -92,7 +93,8 @@ class ExactDiag(SockDiag):
             if head[0] != length or head[2:4] != (netlink.NLM_F_MULTI, sequence):
                 return None
             if head[1] == netlink.NLMSG_DONE:
-                return cookies
+                failed = _ERROR.unpack_from(self._buffer)[-1] < 0
+                return None if failed else cookies
             if head[1] != SOCK_DIAG_BY_FAMILY or length < _REPLY.size:
                 return None
             cookies.append(_unpack(self._buffer)[8])
