@@ -93,7 +93,8 @@ def test_an_end_that_is_still_to_come_makes_no_near_miss() -> None:
     rule = "rules: [{ name: a, match: { port: 80 }, action: block, for: 1h }]"
     assert rules(rule).explain(flow(), ABSENT, at(0)).nearest is None
     over = rules(ENDING.format("for: 1h")).explain(flow(), ABSENT, at(3600))
-    assert over.nearest and over.nearest.failing == ("its end",)
+    assert over.nearest is not None
+    assert over.nearest.failing == ("its end",)
 
 
 def test_a_reload_does_not_prolong_a_rule() -> None:

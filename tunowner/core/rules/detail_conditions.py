@@ -33,9 +33,9 @@ MAX_COMMAND_LINE = 32_768
 _TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
 _PACKAGES = ("deb", "rpm", "flatpak", "snap", "appimage")
 _CONTAINERS = ("docker", "podman", "containerd", "crio", "lxc", "nspawn")
-_UNITS = frozenset(
-    ("service", "socket", "device", "mount", "automount", "swap")
-    + ("target", "path", "timer", "slice", "scope")
+_UNITS = (
+    *("service", "socket", "device", "mount", "automount", "swap"),
+    *("target", "path", "timer", "slice", "scope"),
 )
 """What the name of a unit ends in, systemd.unit(5)."""
 _PACKAGE = "deb:curl or flatpak:org.mozilla.firefox"
