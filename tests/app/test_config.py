@@ -176,7 +176,7 @@ def test_a_folder_with_thousands_of_files_is_one_line(tmp_path: Path) -> None:
         (tmp_path / f"{number}.yaml").touch()
     finding = only_finding(tmp_path)
     assert str(finding) == (
-        f"{tmp_path}: error E005: the folder holds 5000 rule files, and 1000 are the most; "
+        f"{tmp_path}: error E022: the folder holds 5000 rule files, and 1000 are the most; "
         "write more rules into each file"
     )
 

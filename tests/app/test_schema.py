@@ -68,6 +68,7 @@ def test_it_accepts_what_ships(file: Any) -> None:
 GOOD = [
     match("{ app: [curl, /opt/x/, 're:a.b'], path: /usr/bin/*, cmdline: '*--fast*' }"),
     match("{ script: /opt/backup.py, parent: { app: git }, ancestor: [bash, { user: ana }] }"),
+    match("{ parent: { app: git, parent: bash }, ancestor: { user: [ana, 5], package: deb:x } }"),
     match("{ package: flatpak:org.x.Y, service: ssh.service, cgroup: /system.slice/** }"),
     match("{ container: docker:*, user: [1000, ana], pid: 7 }"),
     match(f"{{ sha256: {'ab' * 32} }}"),
@@ -81,6 +82,7 @@ GOOD = [
     rule("for: 15m"),
     rule("until: restart"),
     "version: 1\nrules: [ { name: marks, match: any, tag: x } ]\n",
+    "version: 1\nrules: [ { name: quiet, match: any, log: false, for: 1h } ]\n",
     (
         "version: 1\nprofile: [home, work]\ndefaults: { action: drop, when_unknown: vpn }\n"
         "outbounds: { vpn: { type: interface, name: wg0 }, t: { type: table, table: 7 },"
@@ -127,6 +129,13 @@ BAD = [
     match("{ sha256: abc }"),
     match("{ not: [] }"),
     match("{ all: { app: x } }"),
+    match("{ parent: {} }"),
+    match("{ parent: { ip: 192.0.2.7 } }"),
+    match("{ ancestor: [git, { ap: bash }] }"),
+    "version: 1\nrules: [ { name: a, match: any } ]\n",
+    "version: 1\nrules: [ { name: a, match: any, tag: x, mode: audit } ]\n",
+    rule("for: 1h, until: restart"),
+    rule("for: 1h, expires: 2099-12-01T00:00:00Z"),
 ]
 
 

@@ -50,14 +50,14 @@ def complaints(*paths: Path) -> list[str]:
 
 def writable(path: Path, who: str) -> str:
     return (
-        f"{path}: error E003: {who} may write it, and could change what root does; "
+        f"{path}: error E021: {who} may write it, and could change what root does; "
         f"chmod go-w '{path}'"
     )
 
 
 def foreign(path: Path, user: int = ANA) -> str:
     return (
-        f"{path}: error E004: belongs to user {user}, who could change what root does; "
+        f"{path}: error E020: belongs to user {user}, who could change what root does; "
         f"chown root '{path}'"
     )
 
@@ -139,7 +139,7 @@ def test_a_link_that_somebody_else_may_turn_elsewhere(folder: Path) -> None:
     assert complaints(link) == []
     os.chown(link, ANA, ANA, follow_symlinks=False)
     (line,) = complaints(link)
-    assert "E004: is a link of user 54321" in line
+    assert "E020: is a link of user 54321" in line
     onward = folder / "b.yaml"
     onward.symlink_to(link)
     assert complaints(onward) == [line]

@@ -96,7 +96,7 @@ class TestCheck:
     def test_good_rules(self, tmp_path: Path) -> None:
         done = tunowner("check", file(tmp_path, GOOD))
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == "0 errors, 0 warnings, 1 rules, 0 tests\n"
+        assert done.stdout == "0 errors, 0 warnings, 1 rule, 0 tests\n"
 
     def test_every_mistake_with_its_place(self, tmp_path: Path) -> None:
         path = file(tmp_path, BROKEN)
@@ -115,7 +115,7 @@ class TestCheck:
         done = tunowner("check", file(tmp_path, NEVER))
         assert done.returncode == 0
         assert "warning W101" in done.stdout
-        assert done.stdout.endswith("0 errors, 1 warnings, 2 rules, 0 tests\n")
+        assert done.stdout.endswith("0 errors, 1 warning, 2 rules, 0 tests\n")
         assert tunowner("check", "--strict", file(tmp_path, NEVER)).returncode == 1
         assert tunowner("check", "--strict", file(tmp_path, GOOD)).returncode == 0
 
@@ -138,7 +138,7 @@ class TestCheck:
         flow = "{ flow: { app: /usr/bin/curl, to: '192.0.2.7:443' }, expect: "
         good, bad = (f"{GOOD}tests: [{flow}{expect} }}]\n" for expect in ("no-curl", "default"))
         done = tunowner("check", file(tmp_path, good))
-        assert (done.returncode, done.stdout) == (0, "0 errors, 0 warnings, 1 rules, 1 tests\n")
+        assert (done.returncode, done.stdout) == (0, "0 errors, 0 warnings, 1 rule, 1 test\n")
         done = tunowner("check", file(tmp_path, bad))
         assert done.returncode == 1
         assert "error E301: test expects 'default', but 'no-curl' decides" in done.stdout
@@ -196,7 +196,7 @@ class TestRun:
         ):
             done = tunowner(*command, path)
             assert done.returncode == 1
-            assert f"{path}: error E003: everybody may write it" in done.stdout + done.stderr
+            assert f"{path}: error E021: everybody may write it" in done.stdout + done.stderr
             assert f"chmod go-w '{path}'" in done.stdout + done.stderr
 
     @pytest.mark.parametrize("byte", ["4", "-1", "x"])

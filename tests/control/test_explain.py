@@ -270,3 +270,14 @@ def test_a_udp_socket_that_is_shared_and_not_connected() -> None:
     asked = Question(8, ("192.0.2.7", 443), UDP)
     (explained,) = flows_of(asked, backend)
     assert explained.trace.decision.rule == "no-curl"
+
+
+def test_a_described_flow_meets_with_no_rule_that_is_over(tmp_path: Path) -> None:
+    file = tmp_path / "ended.yaml"
+    file.write_text(
+        "version: 1\nrules: [{ name: old, match: { app: curl }, action: drop,"
+        " expires: 2020-01-01T00:00:00Z }]\n"
+    )
+    (found,) = as_json(str(file), *FLOW)
+    assert (found["action"], found["rule"]) == ("direct", None)
+    assert found["steps"][0]["because"] == "it ended at 2020-01-01T00:00:00Z"

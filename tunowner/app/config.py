@@ -104,7 +104,7 @@ class _Reader:
             self._add(folder, "E002", "the folder holds no rule file", hint)
         if len(names) > MAX_FILES:
             what = f"the folder holds {len(names)} rule files, and {MAX_FILES} are the most"
-            self._add(folder, "E005", what, "write more rules into each file")
+            self._add(folder, "E022", what, "write more rules into each file")
             return []
         return [folder / name for name in names]
 
@@ -122,7 +122,8 @@ class _Reader:
             no_socket = error.errno == errno.ENXIO  # what opening one says
             self._cannot(path, "not a regular file" if no_socket else error.strerror or str(error))
         except UnicodeDecodeError as error:
-            self._cannot(path, f"not UTF-8 at byte {error.start}")
+            message = f"cannot read it (not UTF-8 at byte {error.start})"
+            self._add(path, "E001", message, "save it as UTF-8")
         else:
             if text is not None:
                 self.sources.append((str(path), text))

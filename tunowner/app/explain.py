@@ -57,7 +57,8 @@ def explain_supposed(rules: RuleSet, told: Mapping[str, Sequence[str]]) -> Expla
 
     Raises BadValueError for the first thing told that makes no sense.
     """
-    return _explained(rules, *suppose(told))
+    flow, owner, context = suppose(told)
+    return _explained(rules, flow, owner, replace(context, now=time.time))
 
 
 def explain_process(

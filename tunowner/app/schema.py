@@ -6,10 +6,13 @@ It is made of what each condition says of itself. It refuses nothing that `check
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 from tunowner.core.model import BUILTIN_ACTIONS
+from tunowner.core.rules.condition import ProcessCondition
 from tunowner.core.rules.load import VERSION
+from tunowner.core.rules.rules_section import ENDS
 from tunowner.core.rules.sets import INCLUDE
 from tunowner.core.rules.supposed import FIELDS
 from tunowner.core.rules.table import CONDITIONS
@@ -37,6 +40,7 @@ def rules_schema() -> Schema:
             },
             "match": {"anyOf": [{"const": "any"}, {"$ref": "#/definitions/conditions"}]},
             "conditions": _conditions(conditions),
+            "process": _mapping(_of_process(conditions), at_least=1),
             "rule": _rule(),
             "test": _test(),
         },
@@ -71,6 +75,12 @@ def _sections(conditions: Schema) -> Schema:
     }
 
 
+def _of_process(conditions: Schema) -> Schema:
+    """Return what may be asked of a parent or an ancestor."""
+    known = (key for key, it in CONDITIONS.items() if issubclass(it, ProcessCondition))
+    return {key: conditions[key] for key in known}
+
+
 def _conditions(conditions: Schema) -> Schema:
     nested = {"$ref": "#/definitions/conditions"}
     several = {"type": "array", "minItems": 1, "items": nested}
@@ -83,6 +93,14 @@ def _conditions(conditions: Schema) -> Schema:
 
 
 def _rule() -> Schema:
+    """Return the schema of a rule: it acts or leaves a mark, and ends at most once."""
+    marks = [{"required": [key], "not": {"required": ["mode"]}} for key in ("tag", "log")]
+    twice = [{"required": list(pair)} for pair in combinations(ENDS, 2)]
+    purpose = {"anyOf": [{"required": ["action"]}, *marks], "not": {"anyOf": twice}}
+    return {**_rule_fields(), **purpose}
+
+
+def _rule_fields() -> Schema:
     return _mapping(
         {
             "name": {"description": "One of its own; it is in every event.", **_NAME},

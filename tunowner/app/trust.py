@@ -40,7 +40,7 @@ class Trust:
         """
         if status.st_uid not in self.users:
             what = f"belongs to user {status.st_uid}, who could change what root does"
-            return Finding(path, 0, 0, "E004", what, f"chown root '{path}'")
+            return Finding(path, 0, 0, "E020", what, f"chown root '{path}'")
         if sticky and status.st_mode & stat.S_ISVTX:
             return None
         others = status.st_mode & stat.S_IWOTH
@@ -49,7 +49,7 @@ class Trust:
             return None
         who = "everybody" if others else f"group {status.st_gid}"
         what = f"{who} may write it, and could change what root does"
-        return Finding(path, 0, 0, "E003", what, f"chmod go-w '{path}'")
+        return Finding(path, 0, 0, "E021", what, f"chmod go-w '{path}'")
 
     def way(self, path: Path) -> Iterator[Finding]:
         """Yield what is wrong with the links and folders that lead to `path`, the first only."""
@@ -72,7 +72,7 @@ class Trust:
                 return
             if path.lstat().st_uid not in self.users:
                 what = f"is a link of user {path.lstat().st_uid}, who could change what root does"
-                yield Finding(str(path), 0, 0, "E004", what, f"chown -h root '{path}'")
+                yield Finding(str(path), 0, 0, "E020", what, f"chown -h root '{path}'")
                 return
             path = path.parent / path.readlink()
 

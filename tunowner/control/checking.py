@@ -36,8 +36,12 @@ def check(paths: Sequence[str], *, strict: bool, as_json: bool) -> bool:
     else:
         for finding in findings:
             click.echo(finding.report())
-        click.echo(", ".join(f"{count} {name}" for name, count in counts.items()))
+        click.echo(", ".join(_counted(count, name) for name, count in counts.items()))
     return not (errors or (strict and findings))
+
+
+def _counted(count: int, names: str) -> str:
+    return f"{count} {names.removesuffix('s') if count == 1 else names}"
 
 
 def _load(paths: Sequence[str]) -> tuple[list[Finding], int, int]:

@@ -96,6 +96,13 @@ CASES = [
     # told as a rule would say it
     ("service: ssh", {"service": ["ssh"]}, YES),
     ("service: ssh.service", {"service": ["ssh"]}, YES),
+    ("service: dbus-org.example.x", {"service": ["dbus-org.example.x.service"]}, YES),
+    ("service: ssh.socket", {"service": ["ssh.service"]}, NO),
+    # Windows paths, as Windows writes them
+    ("app: 'C:\\x\\a.exe'", {"app": ["C:\\x\\a.exe"]}, YES),
+    ("path: 'C:\\x\\*'", {"app": ["C:/x/a.exe"]}, YES),
+    ("app: 'C:\\x\\'", {"app": ["C:\\x\\y\\a.exe"]}, YES),
+    ("app: 'C:\\x\\*'", {"app": ["C:\\x\\y\\a.exe"]}, NO),
     (f"sha256: {'ab' * 32}", {"sha256": ["AB" * 32]}, YES),
     # quic is UDP to port 443
     ("protocol: quic", {"protocol": ["udp"]}, YES),

@@ -89,6 +89,14 @@ def test_a_rule_that_ends(end: str, last: int) -> None:
     assert step.because.startswith("it ended at 2026-09-")
 
 
+def test_an_end_that_is_still_to_come_makes_no_near_miss() -> None:
+    rule = "rules: [{ name: a, match: { port: 80 }, action: block, for: 1h }]"
+    assert rules(rule).explain(flow(), ABSENT, at(0)).nearest is None
+    over = rules(ENDING.format("for: 1h")).explain(flow(), ABSENT, at(3600))
+    assert over.nearest is not None
+    assert over.nearest.failing == ("its end",)
+
+
 def test_a_reload_does_not_prolong_a_rule() -> None:
     first = rules(ENDING.format("for: 15m"))
     again = rules(ENDING.format("for: 15m"), Loading(NOW + 600, before=first))
@@ -119,6 +127,15 @@ def test_a_reload_does_not_bring_back_what_ended_with_a_restart() -> None:
     assert new.decide(flow(), ABSENT).action == "block"
     kept = rules(text.replace("name: a", "name: b"), Loading(NOW + 240, before=new))
     assert kept.decide(flow(), ABSENT).action == "block"
+
+
+def test_a_test_of_a_rule_that_a_restart_ended_refuses_nothing() -> None:
+    text = (
+        "rules: [{ name: a, match: { port: 443 }, action: block, until: restart }]\n"
+        "tests: [{ flow: { to: '192.0.2.7:443' }, expect: a, action: block }]"
+    )
+    assert rules(text).decide(flow(), ABSENT).action == "block"
+    assert rules(text, Loading(NOW, restarted=True)).decide(flow(), ABSENT).action == "direct"
 
 
 def test_a_rule_that_has_ended_is_told_of() -> None:

@@ -33,6 +33,11 @@ MAX_COMMAND_LINE = 32_768
 _TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
 _PACKAGES = ("deb", "rpm", "flatpak", "snap", "appimage")
 _CONTAINERS = ("docker", "podman", "containerd", "crio", "lxc", "nspawn")
+_UNITS = (
+    *("service", "socket", "device", "mount", "automount", "swap"),
+    *("target", "path", "timer", "slice", "scope"),
+)
+"""What the name of a unit ends in, systemd.unit(5)."""
 _PACKAGE = "deb:curl or flatpak:org.mozilla.firefox"
 _CONTAINER = "docker:0123456789ab or docker:*"
 _SHORT_ID = re.compile(r"[a-z]+:[0-9a-f]{12,63}")
@@ -168,7 +173,7 @@ def check_container(text: str) -> None:
 
 def unit_name(text: str) -> str:
     """Return the name of a systemd unit, of which `.service` may be left out."""
-    return text if "." in text else f"{text}.service"
+    return text if text.rpartition(".")[2] in _UNITS else f"{text}.service"
 
 
 def read_hash(text: str) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .nodes import Scalar
 
 REGEX_PREFIX = "re:"
+_WINDOWS = re.compile(r"[A-Za-z]:\\")
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:/|\*\*")
 
 
@@ -67,6 +68,8 @@ class Pattern:
 
 def path_pattern(text: str) -> Pattern:
     """Take an absolute glob; a folder (`/` at the end) stands for all below it."""
+    if _WINDOWS.match(text):
+        text = text.replace("\\", "/")
     if not _ABSOLUTE.match(text):
         message = f"path {quoted(text)} is not absolute"
         raise BadValueError(
@@ -79,7 +82,7 @@ def file_pattern(text: str) -> Pattern:
     """Take a name, a path, a folder or `re:...`."""
     if text.startswith(REGEX_PREFIX):
         return Pattern.expression(text)
-    if "/" in text:
+    if "/" in text or _WINDOWS.match(text):
         return path_pattern(text)
     return Pattern.glob(text, on_name=True)
 

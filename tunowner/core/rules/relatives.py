@@ -57,10 +57,10 @@ class Relative(ProcessCondition):
 
     @classmethod
     def schema(cls) -> Schema:
-        """Return the schema of the base, or conditions on the relative."""
-        several = {"type": "array", "minItems": 1, "items": {"type": ["string", "object"]}}
-        one = {"type": "string", "minLength": 1}
-        return {"description": cls.meaning(), "anyOf": [one, {"type": "object"}, several]}
+        """Return the schema of a program, or of conditions on the relative (a definition)."""
+        either = [{"type": "string", "minLength": 1}, {"$ref": "#/definitions/process"}]
+        several = {"type": "array", "minItems": 1, "items": {"anyOf": either}}
+        return {"description": cls.meaning(), "anyOf": [*either, several]}
 
     def conditions(self) -> Iterator[object]:
         yield self

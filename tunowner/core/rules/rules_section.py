@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from .shape import Shape
 
 _MODES = ("audit", "enforce")
-_ENDS = ("expires", "for", "until")
-_OPTIONAL = ("action", "mode", "log", "tag", *_ENDS)
+ENDS = ("expires", "for", "until")
+"""What ends a rule; it has one of them at most."""
+_OPTIONAL = ("action", "mode", "log", "tag", *ENDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class RuleReader:
 
     def _term(self, fields: Mapping[str, Node]) -> Term | None:
         """Read when the rule ends; the clock is only asked for here."""
-        given = [key for key in _ENDS if key in fields]
+        given = [key for key in ENDS if key in fields]
         for key in given[1:]:
             message = f"{quoted(key)} beside {quoted(given[0])}"
             hint = "a rule ends once; keep one of them"
