@@ -217,7 +217,7 @@ class TestAsync:
                 with pytest.raises(TunOwnerError):
                     await resolver.find("tcp", "x", 1)
             await resolver.close()
-            with pytest.raises(RuntimeError):
+            with pytest.raises(TunOwnerError, match="not open"):
                 await resolver.resolve(flow(1))
 
         asyncio.run(ask())
@@ -255,3 +255,13 @@ class TestAsync:
                         await resolver.resolve(flow(1))
 
         asyncio.run(ask())
+
+
+def test_a_closed_resolver_says_so() -> None:
+    resolver = OwnerResolver(backend=backend_of(MemoryOwners({flow(1): FOUND})))
+    assert resolver.resolve(flow(1)) == FOUND
+    resolver.close()
+    with pytest.raises(TunOwnerError, match="closed"):
+        resolver.resolve(flow(1))
+    with pytest.raises(TunOwnerError, match="closed"):
+        resolver.find("tcp", "10.0.0.1", 1)

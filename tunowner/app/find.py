@@ -44,6 +44,14 @@ def check_question(protocol: str, ip: str, port: int, remote: tuple[str, int] | 
     _check(*remote)
     if not remote[0]:
         raise TunOwnerError("the remote end needs an address")
+    if ip and _version(ip) != _version(remote[0]):
+        raise TunOwnerError(f"{ip} and {remote[0]} are not of one IP version")
+
+
+def _version(ip: str) -> int:
+    """Return 4 or 6: an IPv6 socket's `::ffff:192.0.2.1` is an IPv4 address."""
+    address = ip_address(ip)
+    return 4 if address.version == 6 and address.ipv4_mapped else address.version
 
 
 def _check(ip: str, port: int) -> None:

@@ -24,6 +24,7 @@ from cachetools import TTLCache
 from tunowner.app.find import check_question
 from tunowner.backends import open_backend
 from tunowner.core.model import Grade, Owner
+from tunowner.errors import TunOwnerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -60,6 +61,7 @@ class OwnerResolver:
         self._inspector = self._backend.open_inspector()
         self._quick = Lock()
         self._walk = Lock()
+        self._closed = False
         self._waiting: dict[FlowKey, Future[Owner]] = {}
         self._absent: TTLCache[FlowKey, Owner] = TTLCache(ABSENT_FLOWS, absent_s, timer)
 
@@ -72,6 +74,7 @@ class OwnerResolver:
     def close(self) -> None:
         """Give back what is open. Safe to call twice."""
         with self._walk, self._quick:
+            self._closed = True
             self._owners.close()
 
     def find(
@@ -80,6 +83,7 @@ class OwnerResolver:
         """Find the holder of a local socket; see `tunowner.find_process`."""
         check_question(protocol, ip, port, remote)
         with self._walk, self._quick:
+            self._check_open()
             return self._backend.find_process(protocol, ip, port, remote, self._owners)
 
     def resolve(self, flow: FlowKey) -> Owner:
@@ -88,6 +92,7 @@ class OwnerResolver:
 
     def resolve_many(self, flows: Iterable[FlowKey]) -> dict[FlowKey, Owner]:
         """Return the owner of each flow. One pass over the processes serves all of them."""
+        self._check_open()
         answers = {flow: self._at_once(flow) for flow in flows}
         futures = {flow: self._queue(flow) for flow, owner in answers.items() if owner is None}
         if not all(future.done() for future in futures.values()):
@@ -102,6 +107,10 @@ class OwnerResolver:
         `sha256`: hash its executable too.
         """
         return self._inspector.details(process, sha256=sha256)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise TunOwnerError("the resolver is closed", hint="Open another one")
 
     def _at_once(self, flow: FlowKey) -> Owner | None:
         if not _is_possible(flow):

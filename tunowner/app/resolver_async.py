@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from tunowner.app.resolver import OwnerResolver
+from tunowner.errors import TunOwnerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -104,7 +105,7 @@ class AsyncOwnerResolver:
 
     def _opened(self) -> OwnerResolver:
         if self._resolver is None:
-            raise RuntimeError("use `async with AsyncOwnerResolver() as resolver:`")
+            raise TunOwnerError("the resolver is not open", hint="Use it within async with")
         return self._resolver
 
 
