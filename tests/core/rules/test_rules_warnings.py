@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tunowner.core.rules import load
+from tunowner.errors import ConfigError
 
 NEVER = (
     "warning W101: rule 'b' can never match; rule 'a' (a.yaml:3) before it matches all that it does"
@@ -154,3 +155,32 @@ def test_the_kernels_suffix_is_not_part_of_a_path() -> None:
     assert warnings(text) == [
         "2:34: warning W106: '/usr/bin/x (deleted)' never matches; write the path without it; programs replaced while they run match as before"
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "normal"),
+    [("/usr//bin/x", "/usr/bin/x"), ("/usr/./bin/../x", "/usr/x"), ("/opt/../srv/", "/srv/")],
+)
+def test_a_path_that_no_process_has(path: str, normal: str) -> None:
+    text = f"version: 1\nrules: [{{ name: a, match: {{ app: {path} }}, action: block }}]"
+    (warning,) = load([("a.yaml", text)]).warnings
+    assert str(warning) == (f"a.yaml:2:34: warning W106: '{path}' never matches; write '{normal}'")
+
+
+def test_the_root_is_a_folder_too() -> None:
+    text = "version: 1\nrules: [{ name: a, match: { app: /, port: 1 }, action: block }]"
+    assert load([("a.yaml", text)]).warnings == ()
+
+
+def test_a_test_that_may_mean_a_rule_or_the_default() -> None:
+    text = (
+        "version: 1\nrules: [{ name: default, match: { port: 5 }, action: block }]\n"
+        "tests: [{ flow: { to: '192.0.2.7:443' }, expect: default }]"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load([("a.yaml", text)])
+    (finding,) = caught.value.findings
+    assert str(finding) == (
+        "a.yaml:3:50: error E211: 'default' may be a rule or what decides without one; "
+        "give the rule another name"
+    )

@@ -70,13 +70,17 @@ class Cases:
         return assemble(values) if "to" in values and len(values) == len(fields) else None
 
     def check_names(self, rules: tuple[str, ...]) -> None:
-        """Report tests that expect a rule which there is not."""
+        """Report tests that expect a rule which there is not, or what may mean two things."""
         known = frozenset((*rules, *_DEFAULTS))
         for case, scalar in self._found:
             if case.expected not in known:
                 message = f"no rule is named {quoted(case.expected)}"
                 hint = suggestion(case.expected, (*rules, *_DEFAULTS), "rules")
                 self._shape.findings.add_missing(scalar.place, "E210", message, hint)
+            elif case.expected in _DEFAULTS and case.expected in rules:
+                message = f"{quoted(case.expected)} may be a rule or what decides without one"
+                hint = "give the rule another name"
+                self._shape.findings.add(scalar.place, "E211", message, hint)
 
     def run(self, rules: RuleSet) -> None:
         """Report tests that fail, of rules that end as if they had not.

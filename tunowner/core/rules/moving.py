@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from .findings import BadValueError, quoted
+from .scripts import normal
 
 _KNOWN = (
     (re.compile(r"(?:/var/lib/snapd)?/snap/(?P<id>[^/]+)/x?[0-9]+/.*"), "snap:{id}"),
@@ -23,6 +24,11 @@ def doubt_about(path: str) -> BadValueError | None:
         return BadValueError("W106", f"{quoted(path)} never matches", hint)
     if not path.startswith("/"):
         return None
+    if (plain := normal(path)) != (path.removesuffix("/") or "/"):
+        folder = "/" if path.endswith("/") else ""
+        return BadValueError(
+            "W106", f"{quoted(path)} never matches", f"write {quoted(plain + folder)}"
+        )
     for pattern, package in _KNOWN:
         found = pattern.fullmatch(path)
         if found:
