@@ -21,8 +21,8 @@ from tunowner import TunOwnerError, find_process
         (("tcp", "127.0.0.1", 80, ("127.0.0.1",)), "is not \\(address, port\\)"),
         (("tcp", "127.0.0.1", 80, ("", 81)), "needs an address"),
         (("tcp", "127.0.0.1", 80, ("::1", None)), "port None is not in"),
-        (("tcp", "::1", 80, ("127.0.0.1", 81)), "not of one IP version"),
-        (("udp", "192.0.2.1", 80, ("2001:db8::1", 81)), "not of one IP version"),
+        (("tcp", "::1", 80, ("127.0.0.1", 81)), "of different IP versions"),
+        (("udp", "192.0.2.1", 80, ("2001:db8::1", 81)), "of different IP versions"),
     ],
 )
 def test_what_cannot_be_asked(question: tuple[Any, ...], complaint: str) -> None:

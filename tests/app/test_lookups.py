@@ -12,7 +12,7 @@ from tunowner.app.lookups import LookupWorker
 from tunowner.core.engine import Lookup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tunowner.core.model import Decision, FlowKey, Owner
 
@@ -111,3 +111,14 @@ def test_no_walk_begins_once_it_is_told_to_stop(bench: Bench) -> None:
     stopper.join(10.0)
     assert not stopper.is_alive()
     assert bench.owners.walked == [(flow_of(1),)]
+
+
+def test_what_ends_the_thread_is_raised_to_whoever_asks_for_answers(bench: Bench) -> None:
+    def walk(flows: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, Owner]]:
+        raise MemoryError("no walk")
+
+    bench.owners.walk = walk  # type: ignore[method-assign]
+    bench.submit(1, ticket=1)
+    wait_for(lambda: bench.calls == 1, "a call")
+    with pytest.raises(MemoryError, match="no walk"):
+        list(bench.worker.answers())

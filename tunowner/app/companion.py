@@ -247,8 +247,6 @@ def _open_deaths(backend: Backend) -> SocketDeaths | None:
 
 def _flow_key(protocol: str, source: Endpoint, target: Endpoint) -> FlowKey:
     local, remote = (unmapped(ip_address(end[0]).packed) for end in (source, target))
-    if len(local) != len(remote):
-        raise TunOwnerError(f"{source[0]} and {target[0]} are of different IP versions")
     number = TCP if protocol == "tcp" else UDP
     return FlowKey(number, local, source[1], remote, target[1])
 

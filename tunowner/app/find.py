@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from tunowner.backends import open_backend
+from tunowner.core.model import unmapped
 from tunowner.errors import TunOwnerError
 
 if TYPE_CHECKING:
@@ -44,14 +45,12 @@ def check_question(protocol: str, ip: str, port: int, remote: tuple[str, int] | 
     _check(*remote)
     if not remote[0]:
         raise TunOwnerError("the remote end needs an address")
-    if ip and _version(ip) != _version(remote[0]):
-        raise TunOwnerError(f"{ip} and {remote[0]} are not of one IP version")
+    if ip and len(_packed(ip)) != len(_packed(remote[0])):
+        raise TunOwnerError(f"{ip} and {remote[0]} are of different IP versions")
 
 
-def _version(ip: str) -> int:
-    """Return 4 or 6: an IPv6 socket's `::ffff:192.0.2.1` is an IPv4 address."""
-    address = ip_address(ip)
-    return 4 if address.version == 6 and address.ipv4_mapped else address.version
+def _packed(ip: str) -> bytes:
+    return unmapped(ip_address(ip).packed)
 
 
 def _check(ip: str, port: int) -> None:

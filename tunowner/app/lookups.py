@@ -33,6 +33,7 @@ class LookupWorker:
         self._answers: deque[tuple[int, Owner]] = deque()
         self._work = threading.Event()
         self._stopping = False
+        self._failed: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="owner-walk", daemon=True)
 
     def start(self) -> None:
@@ -43,9 +44,14 @@ class LookupWorker:
         self._work.set()
 
     def answers(self) -> Iterator[tuple[int, Owner]]:
-        """Yield and take away (ticket, owner) of what has been answered so far."""
+        """Yield and take away (ticket, owner) of what has been answered so far.
+
+        Raises what ended the thread: nobody would be looked up any more, unnoticed.
+        """
         while self._answers:
             yield self._answers.popleft()
+        if self._failed is not None:
+            raise self._failed
 
     def stop(self) -> None:
         """End the thread after the answer it is at. Safe to call twice."""
@@ -54,10 +60,14 @@ class LookupWorker:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopping:
-            self._work.wait()
-            self._work.clear()
-            self._walk(self._take())
+        try:
+            while not self._stopping:
+                self._work.wait()
+                self._work.clear()
+                self._walk(self._take())
+        except BaseException as error:  # noqa: BLE001 - raised by `answers`
+            self._failed = error
+            self._wake()
 
     def _take(self) -> dict[FlowKey, int]:
         """Return the ticket of each flow that waits; of two for one flow the newer is meant."""
