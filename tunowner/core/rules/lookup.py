@@ -143,17 +143,21 @@ def _blocks(low: int, high: int) -> Iterator[tuple[int, int]]:
 
 
 class FileTable(Table):
-    """By the name of a file, its path, a folder above it, or the start of its name."""
+    """By the name of a file, its path, a folder above it, or the start or end of its name."""
 
     def __init__(self) -> None:
         super().__init__()
         self._starts: tuple[int, ...] = ()
+        self._ends: tuple[int, ...] = ()
 
     def add(self, key: Hashable, position: int) -> None:
         super().add(key, position)
         assert isinstance(key, str)
-        if key.endswith("*") and len(key) - 1 not in self._starts:
-            self._starts = (*self._starts, len(key) - 1)
+        length = len(key) - 1
+        if key.endswith("*") and length not in self._starts:
+            self._starts = (*self._starts, length)
+        if key.startswith("*") and length not in self._ends:
+            self._ends = (*self._ends, length)
 
     def find_file(self, path: str, found: list[int]) -> None:
         """Add the rules that may fit a file, of which only the name may be known."""
@@ -166,6 +170,9 @@ class FileTable(Table):
         for length in self._starts:
             if length <= len(name):
                 found += filed.get(name[:length] + "*", ())
+        for length in self._ends:
+            if length <= len(name):
+                found += filed.get("*" + name[-length:], ())
         while end >= 0:
             found += filed.get(path[: end + 1], ())
             end = path.rfind("/", 0, end)
@@ -210,7 +217,7 @@ def file_keys(patterns: Iterable[Pattern]) -> Collection[Hashable] | None:
 
 
 def _file_key(pattern: Pattern) -> str | None:
-    """Return a name, a path, a folder with its `/`, or the start of a name with a `*`."""
+    """Return a name, a path, a folder with its `/`, or a part of a name with a `*` for the rest."""
     text = pattern.text
     if pattern.is_literal:
         return text
@@ -218,13 +225,19 @@ def _file_key(pattern: Pattern) -> str | None:
         return None
     start = text[: min(found for it in _SPECIAL if (found := text.find(it)) >= 0)]
     if pattern.on_name:
-        return f"{start}*" if start else None
+        return f"{start}*" if start else _end_key(text)
     folder = start[: start.rfind("/") + 1]
     name = text.rpartition("/")[2]
     literal = name and not any(it in name for it in _SPECIAL)
     if literal and folder.count("/") < _DEEP:
         return name
     return folder or None
+
+
+def _end_key(glob: str) -> str | None:
+    """Return `*` and the text that the glob ends in, None where it ends in anything."""
+    end = glob[max(map(glob.rfind, "*?]")) + 1 :]
+    return f"*{end}" if end and "[" not in end else None
 
 
 class UserTable(Table):
