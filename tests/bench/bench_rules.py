@@ -32,6 +32,7 @@ SHAPES: dict[str, Callable[[int], str]] = {
     "a program's path": lambda n: f"app: /opt/vendor-{n}/bin/run",
     "a folder": lambda n: f"app: /opt/vendor-{n}/",
     "the start of a name": lambda n: f"app: 'p{n}-*'",
+    "the end of a name": lambda n: f"app: '*-p{n}'",
     "a network": lambda n: f"ip: 10.{n >> 8 & 255}.{n & 255}.0/24",
     "a port": lambda n: f"port: {n + 1024}",
     "a host": lambda n: f"host: '*.site-{n}.example'",
@@ -42,7 +43,7 @@ SHAPES: dict[str, Callable[[int], str]] = {
     "a script": lambda n: f"app: python3*, script: /opt/job-{n}.py",
     "a parent": lambda n: f"parent: shell-{n}",
     "a package": lambda n: f"package: deb:package-{n}",
-    "some of each": lambda n: list(islice(SHAPES.values(), 7))[n % 7](n),
+    "some of each": lambda n: list(islice(SHAPES.values(), 8))[n % 8](n),
 }
 REGEX = "a regular expression and nothing else"
 CURL = Process(812, 4711, "/usr/bin/curl", 1000, "ana")
