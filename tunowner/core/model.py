@@ -145,7 +145,7 @@ class ProcessDetails:
     container: str | None = None
     """`docker:ID`, `podman:ID`, `containerd:ID`, `crio:ID`, `lxc:NAME`, `nspawn:NAME`."""
     package: str | None = None
-    """`deb:NAME`, `flatpak:ID`, `snap:NAME` or `appimage:PATH`."""
+    """`deb:NAME`, `rpm:NAME`, `flatpak:ID`, `snap:NAME` or `appimage:PATH`."""
     sha256: str | None = None
     """Of the executable; only when asked for."""
     directory: str | None = None

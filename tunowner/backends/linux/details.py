@@ -27,6 +27,7 @@ from tunowner.backends.linux.packages import (
 )
 from tunowner.backends.linux.process import OpenProcess, Version
 from tunowner.backends.linux.procfs import UserNames
+from tunowner.backends.linux.rpm import Rpm
 from tunowner.core.model import Process, ProcessDetails
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ class LinuxInspector:
     """An `Inspector`. `timer` gives the seconds by which kept details grow old."""
 
     def __init__(
-        self, timer: Callable[[], float] = time.monotonic, dpkg: Dpkg | None = None
+        self,
+        timer: Callable[[], float] = time.monotonic,
+        dpkg: Dpkg | None = None,
+        rpm: Rpm | None = None,
     ) -> None:
         self._lock = Lock()
         self._kept: TTLCache[tuple[Process, Version], ProcessDetails] = TTLCache(
@@ -58,6 +62,7 @@ class LinuxInspector:
         self._hashes: LRUCache[tuple[int, ...], str] = LRUCache(HASHES)
         self._users = UserNames()
         self._dpkg = dpkg or Dpkg()
+        self._rpm = rpm or Rpm()
 
     def process(self, pid: int) -> Process | None:
         opened = OpenProcess.open(pid) if pid > 0 else None
@@ -115,16 +120,21 @@ class LinuxInspector:
         return (
             snap_of_path(process.path)
             or _appimage(opened, process.path)
-            or self._debian(opened, task, process)
+            or self._distribution(opened, task, process)
         )
 
-    def _debian(self, opened: OpenProcess, task: bytes, process: Process) -> str | None:
-        """Ask dpkg, if the path means the same file here and there: a container has its own."""
+    def _distribution(self, opened: OpenProcess, task: bytes, process: Process) -> str | None:
+        """Ask dpkg and rpm, if the path means the same file here and there: a container has its own."""
         assert process.path is not None
         if not _is_here(opened, task, process):
             return None
-        name = self._dpkg.owner(process.path)
-        return f"deb:{name}" if name else name
+        debian = self._dpkg.owner(process.path)
+        if debian:
+            return f"deb:{debian}"
+        other = self._rpm.owner(process.path)
+        if other:
+            return f"rpm:{other}"
+        return None if debian is None and other is None else ""
 
     def _sha256(self, opened: OpenProcess, task: bytes) -> str | None:
         """Hash the file that runs, which the link `exe` opens even when another has its name.
