@@ -36,6 +36,7 @@ _TCP_HEADERS = {"ip": 40, "ip6": 60}
 """Bytes of IP and TCP header without options, RFC 6691."""
 
 _SYN = "meta l4proto tcp tcp flags & (fin|syn|rst|ack) == syn"
+_LOOPBACK = 'oif "lo" accept'
 _ASKED_S = 1
 """The entry of a first pass has served once the packet is in the TUN."""
 _LOST_VIA_S = 7_200
@@ -72,8 +73,8 @@ def install(plan: GatePlan, *, owned: bool) -> str:
         lines.append("flags owner;")
     lines += ["ct timeout asked {", "protocol tcp", f"policy = {{ syn_sent : {_ASKED_S} }}", "}"]
     lines += _memories()
-    syn_only = ['oifname "lo" accept', f"{_SYN} goto opening"]
-    lines += _chain("out_syn", "type route hook output priority raw;", syn_only)
+    syn_only = f"{_SYN} goto opening"
+    lines += _chain("out_syn", "type route hook output priority raw;", [syn_only])
     lines += _chain("opening", "", _opening(marks))
     lines += _chain("out_zone", "type filter hook output priority raw + 10;", _zone(marks))
     lines += _chain("out_route", "type route hook output priority mangle;", _out_route(plan))
@@ -88,12 +89,16 @@ def install(plan: GatePlan, *, owned: bool) -> str:
         steer = _steer(marks, via)
         lines += _chain(f"go_via{number}", "", [*_pass(marks, via.mark), *steer])
         lines += _chain(f"via{number}", "", steer)
+        lines += _chain(f"back{number}", "", [_set_meta(marks, via.mark), *_clamp(via)])
     lines += _chain(
         "out_nat", "type nat hook output priority -101;", _as_it_is(marks, "d", "daddr")
     )
     lines += _chain("post_nat", "type nat hook postrouting priority 99;", _post_nat(plan))
-    lines += _chain("pre", "type filter hook prerouting priority mangle;", _replies(plan))
-    lines += _chain("guard", "type filter hook postrouting priority mangle;", _guard(plan))
+    # A chain costs each packet its turn, so that an empty one is left out.
+    if replies := _replies(plan):
+        lines += _chain("pre", "type filter hook prerouting priority mangle;", replies)
+    if guard := _guard(plan):
+        lines += _chain("guard", "type filter hook postrouting priority mangle;", guard)
     return "\n".join([*lines, "}", ""])
 
 
@@ -141,6 +146,7 @@ def _pass(marks: Marks, verdict: int) -> list[str]:
 def _opening(marks: Marks) -> list[str]:
     return [
         f"meta mark & {marks.mask:#010x} != 0 accept",  # a second pass
+        _LOOPBACK,
         *_not_ours_to_ask(marks),
         *_STILL_DROPPED,
         _set_meta(marks, marks.gate),
@@ -179,7 +185,7 @@ def _out_route(plan: GatePlan) -> list[str]:
     flows |= {via.mark: f"goto via{number}" for number, via in enumerate(plan.vias)}
     ours = f"meta mark & {marks.mask:#010x}"
     return [
-        'oifname "lo" accept',
+        _LOOPBACK,
         f"{ours} != 0 {ours} vmap {_map(jumps)}",
         f"{_ct_is(marks, marks.direct)} accept",  # nearly all packets end here
         "ct direction reply accept",  # answers of servers on this machine
@@ -245,7 +251,7 @@ def _as_it_is(marks: Marks, kind: str, field: str) -> list[str]:
 
 
 def _post_nat(plan: GatePlan) -> list[str]:
-    rules = ['oifname "lo" accept', *_as_it_is(plan.marks, "s", "saddr")]
+    rules = [_LOOPBACK, *_as_it_is(plan.marks, "s", "saddr")]
     for via in plan.vias:
         exits = f'oifname "{via.exits[0]}" ' if via.exits else ""
         rules.append(f"{exits}{_ct_is(plan.marks, via.mark)} counter masquerade")
@@ -254,23 +260,21 @@ def _post_nat(plan: GatePlan) -> list[str]:
 
 def _replies(plan: GatePlan) -> list[str]:
     """Mark what comes back, so that strict rp_filter looks into the outbound's table."""
-    rules = []
-    for via in plan.vias:
-        for name in via.exits:
-            select = f'iifname "{name}" {_ct_is(plan.marks, via.mark)}'
-            rules.append(f"{select} {_set_meta(plan.marks, via.mark)}")
-            rules += [f"{select} {clamp}" for clamp in _clamp(via)]
-    return rules
+    return [
+        f'iifname "{name}" {_ct_is(plan.marks, via.mark)} goto back{number}'
+        for number, via in enumerate(plan.vias)
+        for name in via.exits
+    ]
 
 
 def _guard(plan: GatePlan) -> list[str]:
     marks = plan.marks
-    rules = ['oifname "lo" accept']
+    rules = []
     if plan.strict:
         gated = f"meta mark & {marks.mask:#010x} == {marks.gate:#010x}"
-        rules.append(f'oifname != "{TUN_NAME}" {gated} counter drop')
+        rules.append(f'{gated} oifname != {{ "lo", "{TUN_NAME}" }} counter drop')
     for via in plan.vias:
         if via.exits:
-            leaving = f'oifname != "{via.exits[0]}" {_ct_is(marks, via.mark)}'
-            rules.append(f"{leaving} counter drop")
+            leaving = f'oifname != {{ "lo", "{via.exits[0]}" }}'
+            rules.append(f"{_ct_is(marks, via.mark)} {leaving} counter drop")
     return rules
