@@ -1,6 +1,6 @@
 """Delete conntrack entries, by hand-packed ctnetlink messages because it lies on a flow's path.
 
-NAT is bound once for each conntrack entry. A flow's first pass (into the TUN) makes an entry whose
+NAT is bound once for each conntrack entry. A UDP flow's first pass (into the TUN) makes an entry whose
 binding is "none", so NAT would be skipped on the second pass: an outbound's packet would leave with
 the wrong source, and a flow that somebody else redirects (kube-proxy, a transparent proxy) would miss
 its target. Therefore that entry is deleted before the packet is sent again.
